@@ -1,0 +1,275 @@
+//! The one seam to brokers: what the rest of the host may know about RabbitMQ, Kafka and the embedded broker.
+//!
+//! Rules every adapter keeps, checked by the contract suite in `tests/it/contract`:
+//! - A delivery carries a [`Receipt`]. A receipt that is dropped means *not acknowledged*.
+//! - `Receipt::ack` is called only after every durable effect of the message. It is not awaited: adapters coalesce
+//!   acknowledgements, and one that is lost is a duplicate, never a loss.
+//! - `Publisher::publish` returns `Ok` for a message only when a byte on the broker's disk says so.
+
+pub mod embedded;
+pub mod kafka;
+pub mod rabbitmq;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::model::{BrokerKind, MessageKind, Outgoing, RawMessage, UnixMs};
+
+/// What a broker can do. Printed by the contract suite and `helix check`; a route that asks for more is refused at start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Capabilities {
+    pub kind: BrokerKind,
+    /// Queues: one consumer gets each message.
+    pub tasks: bool,
+    /// Topics: every group gets each message, in order per partition.
+    pub events: bool,
+    /// Several hosts may consume one queue or topic in one group.
+    pub shared: bool,
+    /// Messages of one key stay in order even when several hosts share the work.
+    pub key_order_shared: bool,
+    /// Higher priority first.
+    pub priorities: bool,
+    /// Deliver not before a point in time.
+    pub delays: bool,
+    /// Reading a stretch of a topic again.
+    pub scan: bool,
+    /// Can tell that an earlier delivery of a message may have run.
+    pub redelivery_flag: bool,
+    /// Null values are different from empty ones.
+    pub tombstones: bool,
+}
+
+/// What to consume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    pub kind: MessageKind,
+    /// Queue or topic.
+    pub destination: Arc<str>,
+    /// The most deliveries that may be unsettled at a time; prefetch on AMQP.
+    pub window: usize,
+}
+
+/// A message handed to us, and the duty to settle it.
+#[derive(Debug)]
+pub struct Delivery {
+    pub raw: RawMessage,
+    pub receipt: Receipt,
+}
+
+/// Where the fate of a delivery is reported. One per source (or per channel, per assignment), shared by its receipts.
+pub trait Settle: Send + Sync + 'static {
+    /// The handler is about to run. False: the delivery is no longer ours (connection lost, partition revoked), skip it.
+    fn begin(&self, token: Token) -> bool;
+    /// Everything about the message is durable.
+    fn ack(&self, token: Token);
+    /// Not settled: the broker shall deliver it again, to us or to somebody else.
+    fn release(&self, token: Token);
+}
+
+/// How an adapter recognises its delivery: (assignment or connection epoch, partition or channel, offset or tag).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Token {
+    pub epoch: u64,
+    pub lane: u32,
+    pub position: u64,
+}
+
+/// The duty to settle one delivery. Dropping it releases the delivery.
+pub struct Receipt {
+    settle: Option<Arc<dyn Settle>>,
+    token: Token,
+}
+
+impl Receipt {
+    pub fn new(settle: Arc<dyn Settle>, token: Token) -> Self {
+        Self { settle: Some(settle), token }
+    }
+
+    /// Call before the handler runs. False: somebody else will get the message, or has it already.
+    pub fn begin(&self) -> bool {
+        self.settle.as_ref().is_some_and(|s| s.begin(self.token))
+    }
+
+    /// Everything about the message is durable; the broker may forget it.
+    pub fn ack(mut self) {
+        if let Some(settle) = self.settle.take() {
+            settle.ack(self.token);
+        }
+    }
+
+    pub fn token(&self) -> Token {
+        self.token
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        if let Some(settle) = self.settle.take() {
+            settle.release(self.token);
+        }
+    }
+}
+
+impl std::fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Receipt").field(&self.token).finish()
+    }
+}
+
+/// One consumer of one queue or topic. It heals itself: reconnects, proves that it consumes again, and reports through
+/// [`Health`]; `recv` returns an error only when going on is pointless.
+#[async_trait]
+pub trait Source: Send {
+    /// Waits for at least one delivery, returns at most `max` (all that are there already). Empty means: closed.
+    /// Cancel-safe: dropping the future loses no delivery.
+    async fn recv(&mut self, max: usize) -> Result<Vec<Delivery>, Error>;
+
+    /// Stops pulling. Deliveries already handed out may still be settled.
+    async fn pause(&mut self);
+
+    /// Sends what acknowledgements are still held back, then leaves (commits, cancels the consumer). Deliveries that are
+    /// unsettled go back to the broker.
+    async fn close(self: Box<Self>, limit: Duration) -> Result<(), Error>;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Confirmed {
+    /// Where it went, when the broker says.
+    pub partition: Option<u32>,
+    pub offset: Option<u64>,
+}
+
+#[async_trait]
+pub trait Publisher: Send + Sync {
+    /// Sends all, waits for the confirms of all. One result each, same order. Pipelined, bounded, with a deadline of its own;
+    /// a negative confirm is "publish again" and is retried inside that deadline with the same id.
+    async fn publish(&self, batch: Vec<Outgoing>) -> Vec<Result<Confirmed, PublishError>>;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// No queue or topic of that name; nothing was stored.
+    #[error("no queue or topic named `{0}`")]
+    UnknownTarget(String),
+    #[error("the message is larger than {limit} bytes")]
+    TooLarge { limit: u64 },
+    #[error("the message cannot be carried: {0}")]
+    Invalid(String),
+    /// Certainly not stored. Worth another try.
+    #[error("the broker is not available: {0}")]
+    Unavailable(String),
+    /// Sent, but no confirm in time: stored or not. Publish again with the same id.
+    #[error("no confirm in time: {0}")]
+    Unknown(String),
+    /// The disk under the broker is full.
+    #[error("the broker's disk is full: {0}")]
+    Full(String),
+}
+
+impl PublishError {
+    /// True when publishing the same bytes again may succeed.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Unknown(_) | Self::Full(_))
+    }
+}
+
+/// Reading a stretch of a topic again, without touching any group's offsets.
+#[async_trait]
+pub trait Scan: Send + Sync {
+    /// First and next offset of each partition.
+    async fn bounds(&self, topic: &str) -> Result<Vec<Bounds>, Error>;
+    /// The first offset whose time is at or after `time`; `end` of the partition when there is none.
+    async fn offset_at(&self, topic: &str, partition: u32, time: UnixMs) -> Result<u64, Error>;
+    /// Up to `max` messages from `from` on; empty at the end of the partition.
+    async fn read(&self, topic: &str, partition: u32, from: u64, max: usize) -> Result<Vec<RawMessage>, Error>;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    pub partition: u32,
+    pub first: u64,
+    pub end: u64,
+}
+
+/// What a queue or topic should be like (config/topology.toml).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Destination {
+    pub kind: MessageKind,
+    pub name: Arc<str>,
+    /// Queues: 0 = no priorities.
+    pub max_priority: u8,
+    /// Queues: how long a message may wait. Topics: retention.
+    pub ttl: Option<Duration>,
+    /// Topics only.
+    pub partitions: u32,
+    /// Further broker-specific arguments (`x-queue-type`, `cleanup.policy`, …), passed through as they are.
+    pub arguments: std::collections::BTreeMap<String, String>,
+}
+
+/// How what is there compares with what should be.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum Comparison {
+    Same,
+    Missing,
+    /// It is there with other properties; it is never redeclared or changed. One line per difference.
+    Differs { differences: Vec<String> },
+}
+
+#[async_trait]
+pub trait Topology: Send + Sync {
+    /// Looks without changing anything (passive declare on AMQP).
+    async fn compare(&self, want: &Destination) -> Result<Comparison, Error>;
+    /// Creates it if it is missing; succeeds when it is there already, whatever it is like.
+    async fn create(&self, want: &Destination) -> Result<(), Error>;
+    /// Messages waiting in a queue, or not yet read by our group in a topic.
+    async fn depth(&self, kind: MessageKind, name: &str) -> Result<u64, Error>;
+}
+
+/// One connected broker, as the composition root holds it.
+#[async_trait]
+pub trait Broker: Send + Sync {
+    fn name(&self) -> Arc<str>;
+    fn capabilities(&self) -> Capabilities;
+    async fn subscribe(&self, subscription: Subscription) -> Result<Box<dyn Source>, Error>;
+    fn publisher(&self) -> Arc<dyn Publisher>;
+    fn topology(&self) -> Arc<dyn Topology>;
+    /// None when `capabilities().scan` is false.
+    fn scan(&self) -> Option<Arc<dyn Scan>>;
+    /// Cheap, never blocks on the network; for `/readyz` and `/health`.
+    fn health(&self) -> Health;
+    /// Flushes the publisher and closes connections. Sources are closed by their owners before.
+    async fn close(&self);
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum Health {
+    Up,
+    /// Works, but slower or not everywhere (connection.blocked, some consumers away).
+    Degraded { reason: String },
+    /// Says host, user, TLS/SASL mode, cause and next step.
+    Down { reason: String },
+}
+
+/// Errors of a broker that an operator has to read. Logged where they are consumed, once.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// Nobody answers. Says host, user, TLS/SASL mode and next step.
+    #[error("{0}")]
+    Unreachable(String),
+    /// Wrong password, certificate not trusted, missing permission.
+    #[error("{0}")]
+    Refused(String),
+    #[error("no queue or topic named `{0}`")]
+    UnknownDestination(String),
+    #[error("{0}")]
+    Unsupported(String),
+    /// Disk full, I/O error, corrupt file.
+    #[error("{0}")]
+    Storage(String),
+    #[error("{0}")]
+    Other(String),
+}

@@ -1,0 +1,229 @@
+//! Settings after checking: what the rooms are built from. Nothing here can be wrong any more.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+
+use crate::broker::Destination;
+use crate::model::{MessageKind, WireFormat};
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub host: Host,
+    pub limits: Limits,
+    pub brokers: BTreeMap<String, Broker>,
+    /// Broker that holds queues.
+    pub tasks_broker: String,
+    /// Broker that holds topics.
+    pub events_broker: String,
+    pub routes: Vec<Route>,
+    pub plugins: BTreeMap<String, Plugin>,
+    pub unrouted: Unrouted,
+    /// Wire format of what the host publishes, by destination pattern; first match wins, then `Flat`.
+    pub formats: Vec<(Pattern, WireFormat)>,
+    /// config/topology.toml.
+    pub topology: Vec<Destination>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// `broker.db`, `store.db` and the cache of compiled plugins live here.
+    pub state_dir: PathBuf,
+    pub plugins_dir: PathBuf,
+    pub listen: SocketAddr,
+    /// SIGTERM to exit: stop pulling, finish, settle, leave.
+    pub drain: Duration,
+    /// False: MESSAGING_ENABLED=false; the host serves health only.
+    pub messaging: bool,
+    /// A `tracing` filter: `info`, `helix_host=debug`.
+    pub log: String,
+}
+
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Body, key and headers together; larger messages become dead letters.
+    pub message_bytes: usize,
+    pub headers: usize,
+    /// Unsettled deliveries per source.
+    pub in_flight: usize,
+    /// A .wasm file larger than this is not read.
+    pub wasm_bytes: u64,
+}
+
+#[derive(Debug, Clone)]
+pub enum Broker {
+    Embedded(Embedded),
+    RabbitMq(RabbitMq),
+    Kafka(Kafka),
+}
+
+#[derive(Debug, Clone)]
+pub struct Embedded {
+    pub path: PathBuf,
+    /// Topics are read as this group.
+    pub group: String,
+}
+
+#[derive(Debug, Clone)]
+pub struct RabbitMq {
+    pub host: String,
+    pub port: u16,
+    pub user: String,
+    pub password: SecretString,
+    pub vhost: String,
+    /// None = plain TCP.
+    pub tls: Option<Tls>,
+    pub heartbeat: Duration,
+    /// How long a publish may wait for its confirm.
+    pub publish_timeout: Duration,
+    /// Routes ask for order over several hosts: consume with `x-single-active-consumer` queues only.
+    pub single_active_consumer: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Kafka {
+    pub servers: Vec<String>,
+    pub group: String,
+    /// Static membership (`group.instance.id`); none = dynamic.
+    pub instance_id: Option<String>,
+    pub session_timeout: Duration,
+    pub heartbeat_interval: Duration,
+    pub tls: Option<Tls>,
+    pub sasl: Option<Sasl>,
+    pub publish_timeout: Duration,
+    /// How long a revoked partition may take to finish what is running.
+    pub revoke_timeout: Duration,
+    /// Further librdkafka properties, passed through last.
+    pub properties: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Tls {
+    /// None = the system's roots.
+    pub ca: Option<PathBuf>,
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Sasl {
+    pub mechanism: SaslMechanism,
+    pub user: String,
+    pub password: SecretString,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum SaslMechanism {
+    #[serde(rename = "PLAIN")]
+    Plain,
+    #[serde(rename = "SCRAM-SHA-256")]
+    ScramSha256,
+    #[serde(rename = "SCRAM-SHA-512")]
+    ScramSha512,
+}
+
+/// (origin, type) → plugin + policy.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Route {
+    /// Metrics label `route`.
+    pub name: Arc<str>,
+    pub broker: Arc<str>,
+    pub kind: MessageKind,
+    /// Queue or topic; `*` stands for anything.
+    pub destination: Pattern,
+    pub message_type: Pattern,
+    pub plugin: Arc<str>,
+    /// Calls that may run at a time.
+    pub concurrency: usize,
+    pub order: Order,
+    /// One call, one message.
+    pub timeout: Duration,
+    /// Messages per second, all hosts counted alone.
+    pub rate: Option<u32>,
+    pub retry: RetryPolicy,
+    /// Names of headers handed to the guest.
+    pub headers: Vec<String>,
+    /// A fresh instance for each message.
+    pub fresh_instance: bool,
+    /// file:line of the route, for messages to people.
+    pub declared_at: String,
+}
+
+/// What must run one after another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// As fast as possible.
+    #[default]
+    None,
+    /// Messages with one key.
+    Key,
+    /// The whole partition (or queue).
+    Partition,
+}
+
+/// One policy per route, the manual's defaults: 3 retries, 1 s, ×2, at most 30 s.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RetryPolicy {
+    /// 0 = a failure is final at once.
+    pub max_retries: u32,
+    pub delay: Duration,
+    pub multiplier: f64,
+    pub max_delay: Duration,
+    /// 0.0 … 1.0: the delay is spread by this share in both directions.
+    pub jitter: f64,
+}
+
+/// A pattern over dotted names: `*` stands for any characters, everything else for itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Pattern(pub Arc<str>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unrouted {
+    /// Visible in `helix dlq ls`, reason `unrouted`.
+    DeadLetter,
+    /// Acknowledged and counted; for topics that carry more types than this host wants.
+    Ignore,
+}
+
+/// A named component and its grants. Nothing is granted unless it stands here.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plugin {
+    pub name: String,
+    /// `<plugins_dir>/<name>.wasm` unless told otherwise.
+    pub file: PathBuf,
+    /// Queues and topics it may publish to.
+    pub publish: Vec<Pattern>,
+    /// `host` or `host:port` it may fetch from; `*.example.com` for subdomains.
+    pub fetch: Vec<String>,
+    /// Allows fetches to private, loopback and link-local addresses of granted hosts.
+    pub fetch_private: bool,
+    pub fetch_timeout: Duration,
+    /// Environment variables the guest sees.
+    pub env: BTreeMap<String, String>,
+    pub memory_bytes: u64,
+    pub table_elements: u64,
+    /// Component-model handles alive at a time.
+    pub handles: usize,
+    /// Messages it may publish for one input.
+    pub outputs: u32,
+    /// Bytes of all outputs of one input, and of one result.
+    pub output_bytes: u64,
+    /// Lines per second that reach the log.
+    pub log_lines: u32,
+    /// Instances kept warm, all routes together; also the bound of calls in flight.
+    pub instances: usize,
+    /// A warm instance is retired after so many calls.
+    pub calls_per_instance: u64,
+    /// Only this content is accepted.
+    pub digest: Option<String>,
+    /// file:line of the table, or of where it would go; named in refusals.
+    pub declared_at: String,
+}

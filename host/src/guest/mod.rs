@@ -1,0 +1,104 @@
+//! The seam to handlers: everything that knows wasmtime is behind it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::Serialize;
+
+use crate::model::{Digest, Envelope, Outcome, Outgoing};
+
+/// All plugins of this host, by name.
+pub trait Plugins: Send + Sync {
+    /// The version that serves now. A caller keeps it for one message; the next message asks again.
+    fn current(&self, plugin: &str) -> Option<Arc<dyn Version>>;
+    /// What `plugin ls`, `/readyz` and metrics show, sorted by name.
+    fn list(&self) -> Vec<PluginStatus>;
+}
+
+/// One loaded component: immutable, identified by its digest. Calls in flight keep it alive.
+#[async_trait]
+pub trait Version: Send + Sync {
+    fn digest(&self) -> Digest;
+    /// What it exports.
+    fn exports(&self) -> Exports;
+    /// Runs the handler on one message, or on many when `exports().max_batch() > 1` for that kind. One completion each,
+    /// same order. Never fails as a whole: traps, timeouts and refusals are outcomes. A batch that traps has been run
+    /// again one by one before this returns.
+    async fn call(&self, batch: &[Invocation<'_>]) -> Vec<Completion>;
+}
+
+/// One message and what the handler may know about its delivery.
+#[derive(Debug, Clone, Copy)]
+pub struct Invocation<'a> {
+    pub envelope: &'a Envelope,
+    /// 1 for the first.
+    pub attempt: u32,
+    /// 0 = never gives up.
+    pub max_attempts: u32,
+    pub timeout: Duration,
+    /// Names of the headers the route passes on; `None` = all.
+    pub headers: Option<&'a [String]>,
+    /// A fresh instance for this call (`instance = "per-message"`).
+    pub fresh: bool,
+}
+
+#[derive(Debug)]
+pub struct Completion {
+    pub outcome: Outcome,
+    /// Held until the outcome is `Done`; empty otherwise. Ids, time, trace and `helix-*` stamps are filled in.
+    pub outputs: Vec<Outgoing>,
+    /// The end of what the guest wrote to stdout and stderr during this call, control characters escaped.
+    pub log: Vec<String>,
+    pub duration: Duration,
+}
+
+/// Which handlers a component has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Exports {
+    pub task: bool,
+    pub event: bool,
+    pub event_batch: bool,
+    pub packed: bool,
+}
+
+impl Exports {
+    pub fn handles(self, kind: crate::model::MessageKind) -> bool {
+        match kind {
+            crate::model::MessageKind::Task => self.task,
+            crate::model::MessageKind::Event => self.event || self.event_batch || self.packed,
+        }
+    }
+
+    /// How many messages one call may carry.
+    pub fn max_batch(self, kind: crate::model::MessageKind) -> usize {
+        match kind {
+            crate::model::MessageKind::Event if self.event_batch || self.packed => 100,
+            _ => 1,
+        }
+    }
+}
+
+/// A plugin as people see it.
+#[derive(Debug, Clone, Serialize)]
+pub struct PluginStatus {
+    pub name: String,
+    /// None when no version ever loaded.
+    pub digest: Option<String>,
+    pub exports: Exports,
+    /// Interfaces the component imports.
+    pub imports: Vec<ImportStatus>,
+    pub loaded_ms: Option<u64>,
+    /// The file on disk is newer than what serves, and why it was refused.
+    pub stale: Option<String>,
+    pub reloads: u64,
+    pub failed_reloads: u64,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct ImportStatus {
+    pub interface: String,
+    /// False: calls are refused. `grant` is the TOML line that would allow them.
+    pub granted: bool,
+    pub grant: Option<String>,
+}

@@ -1,0 +1,19 @@
+//! Helix: sandboxed WebAssembly handlers on RabbitMQ, Kafka and an embedded durable broker.
+//!
+//! ```text
+//!  permit ─▶ source ─▶ decode ─▶ route ─▶ lane ─▶ pool ─▶ guest ─▶ verdict ─▶ settle
+//!             broker/*   decode    route   dispatch  guest   guest    retry     dispatch
+//!               ▲                    ▲                                  │           │
+//!               │                    └── retry schedule ◀──────────────┴─ store ◀──┘
+//!               └── handler output, publish API
+//! ```
+//!
+//! May import: `main → cli → app → {http, dispatch, dlq} → {route, retry, decode} → model`. Everything above `broker`,
+//! `store` and `guest` sees only the traits in their `mod.rs`. A test reads the `use` lines and fails on a wrong arrow
+//! (`tests/it/architecture.rs`).
+
+pub mod broker;
+pub mod config;
+pub mod guest;
+pub mod model;
+pub mod store;

@@ -1,0 +1,98 @@
+//! The seam to control state: what waits for a retry, and what was given up on.
+//!
+//! Every method that changes something returns only after the change is on disk.
+
+pub mod sqlite;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::model::{Attempt, DeadLetter, FailureClass, LetterState, RawMessage, UnixMs};
+
+/// A message parked until it is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parked {
+    /// The dead-letter id it would get; also makes parking the same delivery twice one row.
+    pub id: String,
+    pub route: String,
+    pub raw: RawMessage,
+    /// The number of the attempt that is due: 2 after the first failure; 1 for a follower that has not run yet.
+    pub attempt: u32,
+    pub due_ms: UnixMs,
+    /// What must run one after another. Rows of one lane are handed out in the order they were parked, one at a time.
+    pub lane: Option<Vec<u8>>,
+    pub history: Vec<Attempt>,
+    pub first_failure_ms: UnixMs,
+}
+
+#[async_trait]
+pub trait Retries: Send + Sync {
+    /// Durable when it returns. Parking an id that is parked already changes nothing (the crash between writing and
+    /// acknowledging delivers it again).
+    async fn park(&self, parked: Vec<Parked>) -> Result<(), Error>;
+    /// Takes up to `limit` due rows under a lease; rows whose lease ran out are due again. Of each lane only the head.
+    async fn claim_due(&self, now: UnixMs, lease: Duration, limit: usize) -> Result<Vec<Parked>, Error>;
+    /// The parked message was handled.
+    async fn complete(&self, id: &str) -> Result<(), Error>;
+    /// It failed again: same row, same place in its lane, later.
+    async fn reschedule(&self, parked: Parked) -> Result<(), Error>;
+    /// It failed for good: the row becomes a dead letter in one transaction.
+    async fn bury(&self, parked_id: &str, letter: DeadLetter) -> Result<(), Error>;
+    /// Lets go of a lease (shutdown), so that it is due again at once.
+    async fn release(&self, id: &str) -> Result<(), Error>;
+    /// Lanes that have parked rows, by route: whatever arrives for them has to queue up behind.
+    async fn lanes(&self) -> Result<Vec<(String, Vec<u8>)>, Error>;
+    /// Is anything left in that lane?
+    async fn lane_is_empty(&self, route: &str, lane: &[u8]) -> Result<bool, Error>;
+    async fn count(&self) -> Result<u64, Error>;
+    /// When the next row is due, for the scheduler's sleep.
+    async fn next_due(&self) -> Result<Option<UnixMs>, Error>;
+}
+
+/// What `dlq ls` filters by. All that are given must hold.
+#[derive(Debug, Clone, Default)]
+pub struct LetterFilter {
+    pub route: Option<String>,
+    pub message_type: Option<String>,
+    pub class: Option<FailureClass>,
+    pub state: Option<LetterState>,
+    /// Found in reason, code, message id or destination.
+    pub text: Option<String>,
+}
+
+/// Newest last failure first. `cursor` is opaque and stays right while letters come and go.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    pub limit: usize,
+    pub offset: usize,
+    pub cursor: Option<String>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct LetterPage {
+    /// All that match, not just this page.
+    pub count: u64,
+    pub letters: Vec<DeadLetter>,
+    pub next: Option<String>,
+}
+
+#[async_trait]
+pub trait DeadLetters: Send + Sync {
+    /// Durable when it returns. The same id again updates attempts and last failure instead of adding a second letter.
+    async fn enter(&self, letters: Vec<DeadLetter>) -> Result<(), Error>;
+    async fn list(&self, filter: &LetterFilter, page: &Page) -> Result<LetterPage, Error>;
+    async fn get(&self, id: &str) -> Result<Option<DeadLetter>, Error>;
+    /// Letters in state `dead`, by destination: the gauge of the contract.
+    async fn depth(&self) -> Result<Vec<(String, u64)>, Error>;
+}
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    #[error("the store's disk is full: {0}")]
+    Full(String),
+    #[error("the store failed: {0}")]
+    Storage(String),
+    #[error("the store at {path} cannot be opened: {reason}")]
+    Open { path: String, reason: String },
+}

@@ -1,0 +1,1 @@
+//! SQLite store: retries and dead letters in one file, group-committed.
