@@ -12,8 +12,20 @@
 //! `store` and `guest` sees only the traits in their `mod.rs`. A test reads the `use` lines and fails on a wrong arrow
 //! (`tests/it/architecture.rs`).
 
+pub mod app;
 pub mod broker;
+pub mod cli;
 pub mod config;
+pub mod decode;
+pub mod dispatch;
+pub mod dlq;
+pub mod encode;
+pub mod error;
 pub mod guest;
+pub mod http;
 pub mod model;
+pub mod retry;
+pub mod route;
 pub mod store;
+pub mod tasks;
+pub mod telemetry;

@@ -24,8 +24,8 @@ pub struct Settings {
     pub routes: Vec<Route>,
     pub plugins: BTreeMap<String, Plugin>,
     pub unrouted: Unrouted,
-    /// Wire format of what the host publishes, by destination pattern; first match wins, then `Flat`.
-    pub formats: Vec<(Pattern, WireFormat)>,
+    /// Wire format of what the host publishes.
+    pub formats: Formats,
     /// config/topology.toml.
     pub topology: Vec<Destination>,
 }
@@ -183,6 +183,57 @@ pub struct RetryPolicy {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Pattern(pub Arc<str>);
+
+impl Pattern {
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
+        Self(text.into())
+    }
+
+    /// True when the pattern names one thing only.
+    pub fn is_literal(&self) -> bool {
+        !self.0.contains('*')
+    }
+
+    pub fn matches(&self, name: &str) -> bool {
+        let mut parts = self.0.split('*');
+        let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else {
+            return false;
+        };
+        if self.is_literal() {
+            return rest.is_empty();
+        }
+        let mut parts = parts.peekable();
+        while let Some(part) = parts.next() {
+            if parts.peek().is_none() {
+                return rest.ends_with(part);
+            }
+            match rest.find(part) {
+                Some(at) => rest = rest.get(at + part.len()..).unwrap_or_default(),
+                None => return false,
+            }
+        }
+        true
+    }
+}
+
+impl std::fmt::Display for Pattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Wire format by destination pattern; the first match wins, then [`WireFormat::Flat`].
+#[derive(Debug, Clone, Default)]
+pub struct Formats(pub Vec<(Pattern, WireFormat)>);
+
+impl Formats {
+    pub fn of(&self, destination: &str) -> WireFormat {
+        self.0
+            .iter()
+            .find(|(pattern, _)| pattern.matches(destination))
+            .map_or(WireFormat::default(), |(_, format)| *format)
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
