@@ -82,6 +82,8 @@ codes! {
     HTTP_CONFLICT = 505;
     /// The address is not loopback and no authentication is configured.
     HTTP_BIND = 506;
+    /// The request carries no token, or a wrong one.
+    HTTP_UNAUTHORIZED = 507;
     /// The running host does not answer.
     CLI_UNREACHABLE = 601;
     /// A file on the command line cannot be used.

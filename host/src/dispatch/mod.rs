@@ -1,1 +1,206 @@
-//! dispatch
+//! From a delivery to its settlement: intake, lanes, run, settle, drain.
+//!
+//! ```text
+//! Intake (one per source)          Runner (one per route)
+//!   permit → recv → decode → route ─▶ Lanes ─▶ workers ─▶ guest ─▶ verdict ─▶ settle
+//!                                       ▲                                       │
+//!   Schedule (due retries) ─────────────┘◀── store ◀── parker ◀─────────────────┘
+//! ```
+//! A message holds its source's permit from before it is pulled until it is settled: that bounds memory, and when permits
+//! run out the source stops pulling. Nothing here knows a concrete broker, store or guest.
+
+mod context;
+mod intake;
+mod item;
+pub mod lanes;
+mod letter;
+mod park;
+mod run;
+mod runner;
+mod schedule;
+mod settle;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+pub use context::{Context, Targets};
+use runner::Runner;
+
+use crate::broker::{Broker, Subscription};
+use crate::config::valid::{Route, Settings};
+use crate::model::MessageKind;
+use crate::route::Table;
+use crate::tasks::{Kind, Tasks};
+
+/// Owns every intake and runner; the only door to them.
+pub struct Dispatcher {
+    shared: Arc<Shared>,
+    state: Mutex<State>,
+}
+
+/// What intakes, runners and the schedule look things up in.
+pub struct Shared {
+    pub(crate) context: Arc<Context>,
+    pub(crate) table: arc_swap::ArcSwap<Table>,
+    pub(crate) runners: arc_swap::ArcSwap<HashMap<Arc<str>, Arc<Runner>>>,
+}
+
+struct State {
+    tasks: Tasks,
+    intakes: HashMap<(Arc<str>, MessageKind, Arc<str>), CancellationToken>,
+}
+
+impl Dispatcher {
+    /// Starts empty: the first [`Dispatcher::apply`] is a reload from the empty table. Lanes that live in the store are
+    /// known before anything is pulled, so that nothing overtakes them.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn start(context: Arc<Context>) -> Result<Self, crate::store::Error> {
+        let parked = context.retries.lanes().await?;
+        let shared = Arc::new(Shared {
+            context: Arc::clone(&context),
+            table: arc_swap::ArcSwap::from_pointee(Table::default()),
+            runners: arc_swap::ArcSwap::from_pointee(HashMap::new()),
+        });
+        context.remember_parked(parked);
+        let mut tasks = Tasks::new(context.fatal.clone());
+        tasks.spawn(Kind::Schedule, schedule::run(Arc::clone(&shared)));
+        Ok(Self {
+            shared,
+            state: Mutex::new(State {
+                tasks,
+                intakes: HashMap::new(),
+            }),
+        })
+    }
+
+    /// Makes the table the one that serves: new routes get runners, removed ones drain, changed ones change in place.
+    /// Messages under way are not touched.
+    pub fn apply(&self, settings: &Settings, table: Table, brokers: &HashMap<Arc<str>, Arc<dyn Broker>>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut runners = HashMap::clone(&self.shared.runners.load());
+        let wanted: HashMap<Arc<str>, Arc<Route>> = table
+            .routes()
+            .map(|route| (Arc::clone(&route.name), Arc::clone(route)))
+            .collect();
+        for (name, route) in &wanted {
+            let runner = runners.entry(Arc::clone(name)).or_insert_with(|| {
+                let (runner, parker) = Runner::new(Arc::clone(&self.shared.context), Arc::clone(route));
+                state.tasks.spawn(Kind::Parker, parker);
+                runner
+            });
+            for worker in runner.change(Arc::clone(route)) {
+                state.tasks.spawn(Kind::Worker, worker);
+            }
+        }
+        // A removed route finishes what it holds: its runner lives on in its workers until its lanes are empty.
+        let removed: Vec<Arc<Runner>> = runners
+            .iter()
+            .filter(|(name, _)| !wanted.contains_key(*name))
+            .map(|(_, r)| Arc::clone(r))
+            .collect();
+        runners.retain(|name, _| wanted.contains_key(name));
+        let subscriptions = table.sources(settings);
+        self.shared.runners.store(Arc::new(runners));
+        self.shared.table.store(Arc::new(table));
+        for runner in removed {
+            runner.retire();
+        }
+        self.reconcile_intakes(&mut state, subscriptions, brokers);
+    }
+
+    fn reconcile_intakes(
+        &self,
+        state: &mut State,
+        wanted: Vec<(Arc<str>, MessageKind, Arc<str>)>,
+        brokers: &HashMap<Arc<str>, Arc<dyn Broker>>,
+    ) {
+        state.intakes.retain(|key, stop| {
+            let keep = wanted.contains(key);
+            if !keep {
+                stop.cancel();
+            }
+            keep
+        });
+        for key in wanted {
+            if state.intakes.contains_key(&key) {
+                continue;
+            }
+            let Some(broker) = brokers.get(&key.0) else {
+                continue;
+            };
+            let stop = self.shared.context.stop.child_token();
+            let subscription = Subscription {
+                kind: key.1,
+                destination: Arc::clone(&key.2),
+                window: self.shared.context.limits.in_flight,
+            };
+            let intake = intake::run(
+                Arc::clone(&self.shared),
+                Arc::clone(broker),
+                subscription,
+                stop.clone(),
+            );
+            state.tasks.spawn(Kind::Intake, intake);
+            state.intakes.insert(key, stop);
+        }
+    }
+
+    /// Wakes routes that wait for a plugin.
+    pub fn plugins_changed(&self) {
+        for runner in self.shared.runners.load().values() {
+            runner.wake();
+        }
+    }
+
+    /// Routes whose plugin is missing or has no handler for their kind of message.
+    pub fn waiting_for_plugins(&self) -> Vec<String> {
+        let runners = self.shared.runners.load();
+        let mut waiting: Vec<String> = runners
+            .values()
+            .filter_map(|runner| runner.lacks_plugin())
+            .collect();
+        waiting.sort();
+        waiting
+    }
+
+    /// Destinations that are being consumed, for gauges.
+    pub fn subscriptions(&self) -> Vec<(Arc<str>, MessageKind, Arc<str>)> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.intakes.keys().cloned().collect()
+    }
+
+    /// Stop pulling → finish what runs within `limit` → settle → leave. What has not started goes back to its broker.
+    pub async fn drain(&self, limit: Duration) {
+        let context = &self.shared.context;
+        let deadline = tokio::time::Instant::now() + limit;
+        context.stop.cancel();
+        for runner in self.shared.runners.load().values() {
+            runner.clear();
+        }
+        let busy = async {
+            context.idle().await;
+        };
+        if tokio::time::timeout_at(deadline, busy).await.is_err() {
+            tracing::warn!(
+                limit_s = limit.as_secs(),
+                "some handlers did not finish in time; their messages will be delivered again"
+            );
+        }
+        context.abort.cancel();
+        context.closing.cancel();
+        let mut tasks = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut state.tasks, Tasks::new(CancellationToken::new()))
+        };
+        // Leaving a consumer group and flushing acknowledgements is short; it has its own bound beyond the drain limit.
+        tasks.join(CLOSE_LIMIT + Duration::from_secs(1)).await;
+    }
+}
+
+/// How long a source may take to send its last acknowledgements and leave.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);

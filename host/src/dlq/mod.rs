@@ -1,1 +1,3 @@
-//! dlq
+//! Dead letters as people see them. Their full life (reprocess, discard, sweep) comes with a later issue.
+
+pub mod view;

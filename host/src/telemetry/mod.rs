@@ -1,1 +1,6 @@
-//! telemetry
+//! Metrics and logs.
+
+pub mod logs;
+pub mod metrics;
+
+pub use metrics::Metrics;

@@ -1,0 +1,152 @@
+//! What every room of dispatch needs, injected once.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::lanes::LaneKey;
+use crate::broker::Publisher;
+use crate::config::valid::{Limits, Unrouted};
+use crate::guest::Plugins;
+use crate::model::{Clock, Ids, MessageKind};
+use crate::store::{DeadLetters, Retries};
+use crate::telemetry::Metrics;
+
+/// Where handler output goes: the broker that holds queues, and the one that holds topics.
+pub struct Targets {
+    pub tasks: (Arc<str>, Arc<dyn Publisher>),
+    pub events: (Arc<str>, Arc<dyn Publisher>),
+}
+
+impl Targets {
+    /// Name (for metrics) and publisher.
+    pub fn of(&self, kind: MessageKind) -> &(Arc<str>, Arc<dyn Publisher>) {
+        match kind {
+            MessageKind::Task => &self.tasks,
+            MessageKind::Event => &self.events,
+        }
+    }
+}
+
+pub struct Context {
+    pub clock: Arc<dyn Clock>,
+    pub ids: Arc<dyn Ids>,
+    /// 0.0 … 1.0, for jitter.
+    pub random: Box<dyn Fn() -> f64 + Send + Sync>,
+    pub metrics: Arc<Metrics>,
+    pub plugins: Arc<dyn Plugins>,
+    pub retries: Arc<dyn Retries>,
+    pub letters: Arc<dyn DeadLetters>,
+    pub targets: Targets,
+    pub limits: Limits,
+    pub unrouted: arc_swap::ArcSwap<Unrouted>,
+    /// Cancelled when a task fails that the host cannot do without.
+    pub fatal: CancellationToken,
+    /// Stop pulling and starting.
+    pub stop: CancellationToken,
+    /// The drain limit is over: let go of what still runs.
+    pub abort: CancellationToken,
+    /// Everything is settled or given up: sources may leave.
+    pub closing: CancellationToken,
+    /// A retry was parked or became due earlier.
+    pub(super) due_changed: Notify,
+    pub(super) busy: Busy,
+    parked_at_start: Mutex<HashMap<String, Vec<LaneKey>>>,
+}
+
+/// The seam values that make a [`Context`].
+pub struct Parts {
+    pub clock: Arc<dyn Clock>,
+    pub ids: Arc<dyn Ids>,
+    pub random: Box<dyn Fn() -> f64 + Send + Sync>,
+    pub metrics: Arc<Metrics>,
+    pub plugins: Arc<dyn Plugins>,
+    pub retries: Arc<dyn Retries>,
+    pub letters: Arc<dyn DeadLetters>,
+    pub targets: Targets,
+    pub limits: Limits,
+    pub unrouted: Unrouted,
+    pub fatal: CancellationToken,
+}
+
+impl Context {
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            clock: parts.clock,
+            ids: parts.ids,
+            random: parts.random,
+            metrics: parts.metrics,
+            plugins: parts.plugins,
+            retries: parts.retries,
+            letters: parts.letters,
+            targets: parts.targets,
+            limits: parts.limits,
+            unrouted: arc_swap::ArcSwap::from_pointee(parts.unrouted),
+            fatal: parts.fatal,
+            stop: CancellationToken::new(),
+            abort: CancellationToken::new(),
+            closing: CancellationToken::new(),
+            due_changed: Notify::new(),
+            busy: Busy::default(),
+            parked_at_start: Mutex::default(),
+        }
+    }
+
+    pub(super) fn remember_parked(&self, lanes: Vec<(String, Vec<u8>)>) {
+        let mut parked = self
+            .parked_at_start
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (route, lane) in lanes {
+            parked.entry(route).or_default().push(lane.into());
+        }
+    }
+
+    /// Lanes of a route that were in the store when the host started.
+    pub(super) fn parked_lanes(&self, route: &str) -> Vec<LaneKey> {
+        let parked = self
+            .parked_at_start
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        parked.get(route).cloned().unwrap_or_default()
+    }
+
+    /// Waits until no message is running or being settled.
+    pub(super) async fn idle(&self) {
+        self.busy.idle().await;
+    }
+}
+
+/// Counts messages between "the handler is about to run" and "settled".
+#[derive(Default)]
+pub(super) struct Busy {
+    count: AtomicUsize,
+    idle: Notify,
+}
+
+impl Busy {
+    pub fn enter(self: &Self, n: usize) {
+        self.count.fetch_add(n, Ordering::AcqRel);
+    }
+
+    pub fn leave(&self, n: usize) {
+        if self.count.fetch_sub(n, Ordering::AcqRel) == n {
+            self.idle.notify_waiters();
+        }
+    }
+
+    async fn idle(&self) {
+        loop {
+            let notified = self.idle.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            if self.count.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Permit → pull → decode → route, for one source. Malformed and unrouted messages become dead letters here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use super::item::{Duty, Item, fallback_id};
+use super::{CLOSE_LIMIT, Shared, letter, settle};
+use crate::broker::{self, Broker, Comparison, Delivery, Destination, Source, Subscription};
+use crate::config::valid::Unrouted;
+use crate::decode::{self, Malformed};
+use crate::model::{Failure, FailureClass};
+
+/// The most messages taken from a source at once: enough to amortise a wake-up, small enough to share between workers.
+const BATCH: usize = 512;
+/// While permits are used up, lanes that wait for retries are moved to the store this often.
+const RELIEF_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Runs until `stop`, resubscribing with back-off when the source fails.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    broker: Arc<dyn Broker>,
+    subscription: Subscription,
+    stop: CancellationToken,
+) -> Result<(), String> {
+    let permits = Arc::new(Semaphore::new(subscription.window));
+    let mut backoff = backoff();
+    while !stop.is_cancelled() {
+        let failure = match subscribe(&broker, &subscription).await {
+            Ok(source) => {
+                let intake = Intake {
+                    shared: &shared,
+                    subscription: &subscription,
+                    permits: &permits,
+                    broker: broker.name(),
+                    stop: &stop,
+                };
+                match intake.pull(source).await {
+                    Ok(()) => return Ok(()),
+                    Err(error) => error,
+                }
+            }
+            Err(error) => error,
+        };
+        let wait = backoff.next().unwrap_or(MAX_WAIT);
+        tracing::warn!(
+            broker = %broker.name(), destination = %subscription.destination, error = %failure,
+            retry_in_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+            "cannot consume; trying again"
+        );
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+    Ok(())
+}
+
+const MAX_WAIT: Duration = Duration::from_secs(3);
+
+fn backoff() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(200))
+        .with_max_delay(MAX_WAIT)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+/// Looks first, creates only what is missing, never changes what is there.
+async fn subscribe(
+    broker: &Arc<dyn Broker>,
+    subscription: &Subscription,
+) -> Result<Box<dyn Source>, broker::Error> {
+    let topology = broker.topology();
+    let want = Destination {
+        kind: subscription.kind,
+        name: Arc::clone(&subscription.destination),
+        max_priority: 0,
+        ttl: None,
+        partitions: 1,
+        arguments: std::collections::BTreeMap::new(),
+    };
+    if topology.compare(&want).await? == Comparison::Missing {
+        return Err(broker::Error::UnknownDestination(
+            subscription.destination.to_string(),
+        ));
+    }
+    broker.subscribe(subscription.clone()).await
+}
+
+struct Intake<'a> {
+    shared: &'a Arc<Shared>,
+    subscription: &'a Subscription,
+    permits: &'a Arc<Semaphore>,
+    broker: Arc<str>,
+    stop: &'a CancellationToken,
+}
+
+impl Intake<'_> {
+    async fn pull(&self, mut source: Box<dyn Source>) -> Result<(), broker::Error> {
+        let context = &self.shared.context;
+        let labels = [&*self.broker, &*self.subscription.destination];
+        let consumed = context.metrics.consumed.with_label_values(&labels);
+        let redelivered = context.metrics.redelivered.with_label_values(&labels);
+        let in_flight = context.metrics.in_flight.with_label_values(&labels);
+        loop {
+            let Some(mut permits) = self.acquire().await else {
+                break;
+            };
+            let received = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break,
+                received = source.recv(permits.num_permits()) => received,
+            };
+            let deliveries = match received {
+                Ok(deliveries) => deliveries,
+                Err(error) => {
+                    drop(permits);
+                    return Err(error);
+                }
+            };
+            if deliveries.is_empty() {
+                return Err(broker::Error::Other("the consumer was closed".to_owned()));
+            }
+            consumed.inc_by(deliveries.len() as u64);
+            redelivered.inc_by(deliveries.iter().filter(|d| d.raw.redelivered).count() as u64);
+            let mut refused = Vec::new();
+            for delivery in deliveries {
+                // One permit was taken per message asked for, so this cannot run out.
+                let Some(permit) = permits.split(1) else { break };
+                self.place(delivery, permit, &mut refused);
+            }
+            drop(permits);
+            if !refused.is_empty() {
+                settle::bury_all(Arc::clone(context), refused);
+            }
+            in_flight.set(self.in_flight());
+        }
+        source.pause().await;
+        context.closing.cancelled().await;
+        in_flight.set(0);
+        source.close(CLOSE_LIMIT).await
+    }
+
+    fn in_flight(&self) -> i64 {
+        i64::try_from(
+            self.subscription
+                .window
+                .saturating_sub(self.permits.available_permits()),
+        )
+        .unwrap_or(i64::MAX)
+    }
+
+    /// As many permits as are free, at least one. While there are none, retries that wait in memory give theirs back.
+    async fn acquire(&self) -> Option<OwnedSemaphorePermit> {
+        loop {
+            let want = self.permits.available_permits().clamp(1, BATCH);
+            if let Ok(permit) =
+                Arc::clone(self.permits).try_acquire_many_owned(u32::try_from(want).unwrap_or(1))
+            {
+                return Some(permit);
+            }
+            for runner in self.shared.runners.load().values() {
+                runner.relieve();
+            }
+            let acquire = Arc::clone(self.permits).acquire_owned();
+            tokio::select! {
+                () = self.stop.cancelled() => return None,
+                permit = tokio::time::timeout(RELIEF_INTERVAL, acquire) => {
+                    if let Ok(permit) = permit {
+                        return permit.ok();
+                    }
+                }
+            }
+        }
+    }
+
+    /// To its lane, or among the refused.
+    fn place(&self, delivery: Delivery, permit: OwnedSemaphorePermit, refused: &mut Vec<settle::Refused>) {
+        let context = &self.shared.context;
+        let Delivery { mut raw, receipt } = delivery;
+        if raw.origin.offset.is_none() && raw.props.message_id.is_none() {
+            // The producer gave no id and the broker has no stable position: the host names the message once, so that it
+            // keeps its id through retries and dead letters.
+            raw.props.message_id = Some(context.ids.next());
+        }
+        let now = context.clock.now_ms();
+        if let Some((class, malformed)) = over_limit(&raw, &context.limits) {
+            refused.push((letter::of_raw(raw, class, &malformed, now), receipt, permit));
+            return;
+        }
+        let fallback = fallback_id(&raw);
+        let envelope = match decode::decode(&raw, &fallback, now) {
+            Ok(envelope) => envelope,
+            Err(malformed) => {
+                refused.push((
+                    letter::of_raw(raw, FailureClass::Malformed, &malformed, now),
+                    receipt,
+                    permit,
+                ));
+                return;
+            }
+        };
+        let table = self.shared.table.load();
+        let runner = table
+            .lookup(&envelope.origin, &envelope.message_type)
+            .and_then(|route| self.shared.runners.load().get(&route.name).cloned());
+        let item = Item {
+            envelope,
+            raw,
+            duty: Duty::Delivery(receipt),
+            attempt: 1,
+            history: Vec::new(),
+            first_failure_ms: None,
+            permit,
+        };
+        match runner {
+            Some(runner) => runner.push(item),
+            None => self.unrouted(item, refused),
+        }
+    }
+
+    fn unrouted(&self, item: Item, refused: &mut Vec<settle::Refused>) {
+        let context = &self.shared.context;
+        let failure = Failure::coded(
+            "unrouted",
+            format!(
+                "no route takes type `{}` from {}; add a [[routes]] entry, or set [messaging] unrouted = \"ignore\"",
+                item.envelope.message_type, item.envelope.origin
+            ),
+        );
+        let letter = letter::of_item(
+            &item,
+            None,
+            FailureClass::Unrouted,
+            &failure,
+            context.clock.now_ms(),
+        );
+        let Duty::Delivery(receipt) = item.duty else {
+            return;
+        };
+        match **context.unrouted.load() {
+            Unrouted::DeadLetter => refused.push((letter, receipt, item.permit)),
+            Unrouted::Ignore => {
+                context.metrics.outcomes.with_label_values(&["", "ignored"]).inc();
+                receipt.ack();
+            }
+        }
+    }
+}
+
+fn over_limit(
+    raw: &crate::model::RawMessage,
+    limits: &crate::config::valid::Limits,
+) -> Option<(FailureClass, Malformed)> {
+    if raw.headers.len() > limits.headers {
+        let reason = format!(
+            "{} headers; limits.headers is {}",
+            raw.headers.len(),
+            limits.headers
+        );
+        return Some((
+            FailureClass::Malformed,
+            Malformed {
+                code: "headers.too-many",
+                reason,
+            },
+        ));
+    }
+    let size = raw.size();
+    (size > limits.message_bytes).then(|| {
+        let reason = format!("{size} bytes; limits.message_size is {}", limits.message_bytes);
+        (
+            FailureClass::TooLarge,
+            Malformed {
+                code: "message.too-large",
+                reason,
+            },
+        )
+    })
+}

@@ -1,0 +1,114 @@
+//! One message on its way through dispatch.
+
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::lanes::LaneKey;
+use crate::broker::Receipt;
+use crate::config::valid::{Order, Route};
+use crate::model::{Attempt, Envelope, RawMessage, UnixMs, ids};
+use crate::store::Parked;
+
+/// A message, the duty to settle it, and the permit that bounds how many there are.
+pub(crate) struct Item {
+    pub envelope: Envelope,
+    pub raw: RawMessage,
+    pub duty: Duty,
+    /// The attempt that is due: 1 for the first.
+    pub attempt: u32,
+    pub history: Vec<Attempt>,
+    pub first_failure_ms: Option<UnixMs>,
+    /// Given back when the item is dropped, after it was settled.
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// To whom the fate is reported.
+pub(crate) enum Duty {
+    /// A broker waits for the acknowledgement.
+    Delivery(Receipt),
+    /// A row of the store; the lane it belongs to there.
+    Parked { id: String, lane: Option<LaneKey> },
+}
+
+impl Item {
+    /// The lane of a message under a route; none when no order is asked, or the message has no key.
+    pub fn lane(route: &Route, envelope: &Envelope) -> Option<LaneKey> {
+        let origin = &envelope.origin;
+        let mut name = Vec::with_capacity(64);
+        name.extend_from_slice(origin.destination.as_bytes());
+        match route.order {
+            Order::None => return None,
+            Order::Key => {
+                name.push(0);
+                name.extend_from_slice(envelope.key.as_ref()?);
+            }
+            Order::Partition => {
+                name.push(1);
+                name.extend_from_slice(&origin.partition.unwrap_or_default().to_be_bytes());
+            }
+        }
+        Some(Arc::from(name))
+    }
+
+    /// The row that keeps this message until `due_ms`.
+    pub fn to_parked(&self, route: &Route, lane: Option<&LaneKey>, attempt: u32, due_ms: UnixMs) -> Parked {
+        Parked {
+            id: self.stable_id(),
+            route: route.name.to_string(),
+            raw: self.raw.clone(),
+            attempt,
+            due_ms,
+            lane: lane.map(|key| key.to_vec()),
+            history: self.history.clone(),
+            first_failure_ms: self.first_failure_ms.unwrap_or(due_ms),
+        }
+    }
+
+    pub fn stable_id(&self) -> String {
+        match &self.duty {
+            Duty::Parked { id, .. } => id.clone(),
+            Duty::Delivery(_) => stable_id(&self.raw, Some(&self.envelope.id)),
+        }
+    }
+}
+
+/// The id of a message's row in the store: the same when a crash makes the broker deliver it again, so that it gets one row
+/// and not two. Where the broker has stable positions they are the identity; elsewhere the producer's id and the content are
+/// (two different messages that share an id stay two).
+pub(crate) fn stable_id(raw: &RawMessage, message_id: Option<&str>) -> String {
+    let origin = &raw.origin;
+    let mut name = Sha256::new();
+    let mut part = |bytes: &[u8]| {
+        name.update((bytes.len() as u64).to_be_bytes());
+        name.update(bytes);
+    };
+    part(origin.broker.as_bytes());
+    part(origin.destination.as_bytes());
+    match (origin.partition, origin.offset) {
+        (partition, Some(offset)) => {
+            part(&partition.unwrap_or_default().to_be_bytes());
+            part(&offset.to_be_bytes());
+        }
+        (_, None) => {
+            part(message_id.unwrap_or_default().as_bytes());
+            part(raw.body.as_deref().unwrap_or_default());
+        }
+    }
+    let digest: [u8; 32] = name.finalize().into();
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(digest.first_chunk::<16>().unwrap_or(&[0; 16]));
+    uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
+}
+
+/// The id of a message whose producer gave none: the same in every attempt.
+pub(crate) fn fallback_id(raw: &RawMessage) -> String {
+    match (raw.origin.partition, raw.origin.offset) {
+        (Some(partition), Some(offset)) => {
+            ids::positional_id(&raw.origin.destination, partition, offset).to_string()
+        }
+        (None, Some(_)) => stable_id(raw, None),
+        (_, None) => raw.props.message_id.clone().unwrap_or_default(),
+    }
+}

@@ -1,0 +1,349 @@
+//! A worker of a route: takes what may run, calls the guest, turns outcomes into verdicts, hands them to settlement.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::item::{Duty, Item};
+use super::lanes::LaneKey;
+use super::letter;
+use super::runner::Runner;
+use super::settle::{self, PublishFailure};
+use crate::config::valid::Route;
+use crate::guest::{Completion, Invocation, Version};
+use crate::model::clock::duration_ms;
+use crate::model::{Attempt, DeadLetter, Failure, FailureClass, Outcome, Outgoing, Verdict};
+use crate::retry;
+
+/// How long to wait before looking again for a plugin that has no version yet.
+const PLUGIN_POLL: Duration = Duration::from_millis(200);
+/// The end of the guest's output that an attempt keeps.
+const LOG_LINES: usize = 50;
+
+pub(super) async fn work(runner: Arc<Runner>, slot: usize) -> Result<(), String> {
+    let context = Arc::clone(&runner.context);
+    while !context.stop.is_cancelled() && !runner.surplus(slot) && !runner.is_over() {
+        let route = runner.route.load_full();
+        let Some(version) = runner.version() else {
+            tokio::select! {
+                () = context.stop.cancelled() => {}
+                () = tokio::time::sleep(PLUGIN_POLL) => {}
+            }
+            continue;
+        };
+        let most = version.exports().max_batch(route.kind);
+        // A fair share, so that one worker does not take what others could run meanwhile.
+        let taken = runner.take(|runnable| runnable.div_ceil(route.concurrency).clamp(1, most));
+        if taken.is_empty() {
+            runner.changed().await;
+            continue;
+        }
+        // Counted before anything awaits, so that a drain that starts now waits for us.
+        let n = taken.len();
+        context.busy.enter(n);
+        let batch = Batch {
+            runner: &runner,
+            route: &route,
+            version,
+        };
+        tokio::select! {
+            biased;
+            () = context.abort.cancelled() => {}
+            () = batch.run(taken) => {}
+        }
+        context.busy.leave(n);
+    }
+    Ok(())
+}
+
+struct Batch<'a> {
+    runner: &'a Arc<Runner>,
+    route: &'a Arc<Route>,
+    version: Arc<dyn Version>,
+}
+
+impl Batch<'_> {
+    async fn run(&self, taken: Vec<(Item, Option<LaneKey>)>) {
+        let context = &self.runner.context;
+        self.runner.pace(taken.len()).await;
+        let started = context.clock.now_ms();
+        let mut starting = Vec::with_capacity(taken.len());
+        for (item, lane) in taken {
+            if let Duty::Delivery(receipt) = &item.duty
+                && !receipt.begin()
+            {
+                // Fenced: another host has it or will get it.
+                self.free(lane.as_ref());
+                continue;
+            }
+            if item
+                .envelope
+                .deadline_ms
+                .is_some_and(|deadline| deadline <= started)
+            {
+                self.expire(item, lane);
+                continue;
+            }
+            starting.push((item, lane));
+        }
+        if starting.is_empty() {
+            return;
+        }
+        let invocations: Vec<Invocation<'_>> = starting
+            .iter()
+            .map(|(item, _)| Invocation {
+                envelope: &item.envelope,
+                attempt: item.attempt,
+                max_attempts: self.route.retry.max_retries.saturating_add(1),
+                timeout: self.route.timeout,
+                headers: Some(&self.route.headers),
+                fresh: self.route.fresh_instance,
+            })
+            .collect();
+        let completions = self.version.call(&invocations).await;
+        drop(invocations);
+        let mut completions = completions.into_iter();
+        for (item, lane) in starting {
+            let completion = completions.next().unwrap_or_else(|| Completion {
+                outcome: Outcome::Trap {
+                    failure: Failure::coded("trap.results", "no result for this message"),
+                },
+                outputs: Vec::new(),
+                log: Vec::new(),
+                duration: Duration::ZERO,
+            });
+            self.conclude(item, lane, completion, started);
+        }
+    }
+
+    fn free(&self, lane: Option<&LaneKey>) {
+        if let Some(key) = lane {
+            self.runner.lanes().finish(key);
+            self.runner.wake();
+        }
+    }
+
+    fn conclude(&self, mut item: Item, lane: Option<LaneKey>, completion: Completion, started_ms: u64) {
+        let context = &self.runner.context;
+        let Completion {
+            outcome,
+            outputs,
+            mut log,
+            duration,
+        } = completion;
+        context
+            .metrics
+            .outcomes
+            .with_label_values(&[&*self.route.name, outcome.label()])
+            .inc();
+        self.runner.handler_duration.observe(duration.as_secs_f64());
+        if item.attempt > 1 {
+            context
+                .metrics
+                .retries
+                .with_label_values(&[&*self.route.name])
+                .inc();
+        }
+        let verdict = retry::decide(&outcome, item.attempt, &self.route.retry, (context.random)());
+        if verdict != Verdict::Acknowledge {
+            log.drain(..log.len().saturating_sub(LOG_LINES));
+            item.history.push(Attempt {
+                number: item.attempt,
+                started_ms,
+                duration_us: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
+                outcome,
+                digest: Some(self.version.digest().to_string()),
+                log,
+            });
+            item.first_failure_ms.get_or_insert(context.clock.now_ms());
+        }
+        match verdict {
+            Verdict::Acknowledge => self.done(item, lane, outputs),
+            Verdict::RetryAfter { delay, failure } => {
+                tracing::info!(
+                    route = %self.route.name, id = %item.envelope.id, attempt = item.attempt,
+                    in_ms = duration_ms(delay), reason = %crate::telemetry::logs::printable(&failure.reason), "retry"
+                );
+                self.again(item, lane, delay);
+            }
+            Verdict::DeadLetter { class, failure } => self.bury(item, lane, class, &failure),
+        }
+    }
+
+    fn done(&self, item: Item, lane: Option<LaneKey>, outputs: Vec<Outgoing>) {
+        let latency = self
+            .runner
+            .context
+            .clock
+            .now_ms()
+            .saturating_sub(item.envelope.time_ms);
+        #[allow(clippy::cast_precision_loss, reason = "milliseconds below 2^53 are exact")]
+        self.runner.delivery_latency.observe(latency as f64 / 1000.0);
+        match item.duty {
+            // The hot path: nothing to wait for.
+            Duty::Delivery(receipt) if outputs.is_empty() => {
+                receipt.ack();
+                drop(item.permit);
+                self.free(lane.as_ref());
+            }
+            duty => self.effect(Item { duty, ..item }, lane, outputs),
+        }
+    }
+
+    /// Effects that wait for a disk run beside the worker; drain waits for them.
+    fn effect(&self, item: Item, lane: Option<LaneKey>, outputs: Vec<Outgoing>) {
+        let batch = self.detach();
+        batch.runner.context.busy.enter(1);
+        tokio::spawn(async move {
+            let context = Arc::clone(&batch.runner.context);
+            match settle::publish(&context, outputs).await {
+                Ok(()) => batch.view().acknowledge(item, lane).await,
+                Err(PublishFailure::Permanent(failure)) => {
+                    batch.view().bury(item, lane, FailureClass::Refused, &failure);
+                }
+                Err(PublishFailure::GivenUp) => drop(item),
+            }
+            context.busy.leave(1);
+        });
+    }
+
+    async fn acknowledge(&self, item: Item, lane: Option<LaneKey>) {
+        let context = &self.runner.context;
+        match item.duty {
+            Duty::Delivery(receipt) => receipt.ack(),
+            Duty::Parked {
+                id,
+                lane: parked_lane,
+            } => {
+                let written = settle::persist(context, "record that a retry succeeded", || {
+                    context.retries.complete(&id)
+                })
+                .await;
+                if written && let Some(key) = parked_lane {
+                    self.runner.unpark_if_empty(&key).await;
+                }
+                context.due_changed.notify_one();
+            }
+        }
+        drop(item.permit);
+        self.free(lane.as_ref());
+    }
+
+    fn again(&self, mut item: Item, lane: Option<LaneKey>, delay: Duration) {
+        item.attempt = item.attempt.saturating_add(1);
+        match (&item.duty, lane) {
+            (Duty::Parked { .. }, _) => self.reschedule(item, delay),
+            (Duty::Delivery(_), None) => self.runner.park(item, delay),
+            // Kafka and embedded topics: the lane waits in memory, uncommitted, and a crash redelivers it in order.
+            // Queues (no position): never unacknowledged through a back-off, the broker's consumer timeout would return
+            // the whole prefetch.
+            (Duty::Delivery(_), Some(key)) if item.raw.origin.partition.is_some() => {
+                let due = self.runner.context.clock.instant() + delay;
+                self.runner.lanes().hold(&key, item, due);
+                self.runner.wake();
+            }
+            (Duty::Delivery(_), Some(key)) => self.runner.park_lane(item, &key, delay),
+        }
+    }
+
+    fn reschedule(&self, item: Item, delay: Duration) {
+        let batch = self.detach();
+        let context = Arc::clone(&self.runner.context);
+        context.busy.enter(1);
+        tokio::spawn(async move {
+            let due = context.clock.now_ms().saturating_add(duration_ms(delay));
+            let lane = match &item.duty {
+                Duty::Parked { lane, .. } => lane.clone(),
+                Duty::Delivery(_) => None,
+            };
+            let row = item.to_parked(&batch.route, lane.as_ref(), item.attempt, due);
+            settle::persist(&context, "reschedule a retry", || {
+                context.retries.reschedule(row.clone())
+            })
+            .await;
+            drop(item);
+            context.due_changed.notify_one();
+            context.busy.leave(1);
+        });
+    }
+
+    fn expire(&self, item: Item, lane: Option<LaneKey>) {
+        let deadline = item.envelope.deadline_ms.unwrap_or_default();
+        let late = self.runner.context.clock.now_ms().saturating_sub(deadline);
+        let failure = Failure::coded(
+            "deadline",
+            format!("its deadline passed {late} ms before it could run"),
+        );
+        self.runner
+            .context
+            .metrics
+            .outcomes
+            .with_label_values(&[&*self.route.name, "expired"])
+            .inc();
+        self.bury(item, lane, FailureClass::Expired, &failure);
+    }
+
+    fn bury(&self, item: Item, lane: Option<LaneKey>, class: FailureClass, failure: &Failure) {
+        let batch = self.detach();
+        let context = Arc::clone(&self.runner.context);
+        let letter = letter::of_item(&item, Some(self.route), class, failure, context.clock.now_ms());
+        context.busy.enter(1);
+        tokio::spawn(async move {
+            batch.view().write_letter(item, lane, letter).await;
+            context.busy.leave(1);
+        });
+    }
+
+    async fn write_letter(&self, item: Item, lane: Option<LaneKey>, letter: DeadLetter) {
+        let context = &self.runner.context;
+        let written = match &item.duty {
+            Duty::Delivery(_) => {
+                settle::persist(context, "write a dead letter", || {
+                    context.letters.enter(vec![letter.clone()])
+                })
+                .await
+            }
+            Duty::Parked { id, .. } => {
+                settle::persist(context, "write a dead letter", || {
+                    context.retries.bury(id, letter.clone())
+                })
+                .await
+            }
+        };
+        if !written {
+            return;
+        }
+        settle::count_letter(context, &letter);
+        match item.duty {
+            Duty::Delivery(receipt) => receipt.ack(),
+            Duty::Parked { lane: Some(key), .. } => self.runner.unpark_if_empty(&key).await,
+            Duty::Parked { lane: None, .. } => {}
+        }
+        drop(item.permit);
+        self.free(lane.as_ref());
+    }
+
+    fn detach(&self) -> Detached {
+        Detached {
+            runner: Arc::clone(self.runner),
+            route: Arc::clone(self.route),
+            version: Arc::clone(&self.version),
+        }
+    }
+}
+
+/// A batch whose effects outlive the worker's turn.
+struct Detached {
+    runner: Arc<Runner>,
+    route: Arc<Route>,
+    version: Arc<dyn Version>,
+}
+
+impl Detached {
+    fn view(&self) -> Batch<'_> {
+        Batch {
+            runner: &self.runner,
+            route: &self.route,
+            version: Arc::clone(&self.version),
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! One route at work: its lanes, its workers, its parker. Lives as long as the route's name is in the table.
+
+use std::future::Future;
+use std::num::NonZeroU32;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use governor::DefaultDirectRateLimiter;
+use prometheus::Histogram;
+use tokio::sync::{Notify, mpsc};
+
+use super::context::Context;
+use super::item::Item;
+use super::lanes::{LaneKey, Lanes};
+use super::park::{self, Job};
+use crate::config::valid::Route;
+use crate::guest::Version;
+use crate::model::clock::duration_ms;
+
+pub struct Runner {
+    pub(super) context: Arc<Context>,
+    pub(super) route: ArcSwap<Route>,
+    lanes: Mutex<Lanes<Item>>,
+    /// Something may have become runnable.
+    changed: Notify,
+    /// Unbounded, and bounded all the same: every job holds a permit of its source.
+    parker: mpsc::UnboundedSender<Job>,
+    rate: ArcSwap<Option<DefaultDirectRateLimiter>>,
+    workers: AtomicUsize,
+    retired: AtomicBool,
+    pub(super) handler_duration: Histogram,
+    pub(super) delivery_latency: Histogram,
+}
+
+/// A long-lived task's work, for [`crate::tasks::Tasks::spawn`].
+pub(super) type Work = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
+impl Runner {
+    /// The runner and its parker's work. It has no workers before [`Runner::change`].
+    pub(super) fn new(context: Arc<Context>, route: Arc<Route>) -> (Arc<Self>, Work) {
+        let (parker, jobs) = mpsc::unbounded_channel();
+        let mut lanes = Lanes::default();
+        for key in context.parked_lanes(&route.name) {
+            lanes.mark_parked(&key, 0);
+        }
+        let runner = Arc::new(Self {
+            handler_duration: context
+                .metrics
+                .handler_duration
+                .with_label_values(&[&*route.name]),
+            delivery_latency: context
+                .metrics
+                .delivery_latency
+                .with_label_values(&[&*route.name]),
+            route: ArcSwap::new(route),
+            lanes: Mutex::new(lanes),
+            changed: Notify::new(),
+            parker,
+            rate: ArcSwap::from_pointee(None),
+            workers: AtomicUsize::new(0),
+            retired: AtomicBool::new(false),
+            context: Arc::clone(&context),
+        });
+        let work = park::run(context, Arc::downgrade(&runner), jobs);
+        (runner, Box::pin(work))
+    }
+
+    /// The route as it is now; messages that are running finish under the old one. Returns the workers that are missing.
+    pub(super) fn change(self: &Arc<Self>, route: Arc<Route>) -> Vec<Work> {
+        let rate = route
+            .rate
+            .and_then(NonZeroU32::new)
+            .map(|rate| DefaultDirectRateLimiter::direct(governor::Quota::per_second(rate)));
+        if route.rate != self.route.load().rate || self.rate.load().is_none() {
+            self.rate.store(Arc::new(rate));
+        }
+        let wanted = route.concurrency;
+        self.route.store(route);
+        let have = self.workers.fetch_max(wanted, Ordering::AcqRel);
+        self.wake();
+        (have..wanted)
+            .map(|slot| -> Work { Box::pin(super::run::work(Arc::clone(self), slot)) })
+            .collect()
+    }
+
+    /// A worker leaves because the route wants fewer.
+    pub(super) fn surplus(&self, slot: usize) -> bool {
+        let surplus = slot >= self.route.load().concurrency;
+        if surplus {
+            self.workers.fetch_min(slot, Ordering::AcqRel);
+        }
+        surplus
+    }
+
+    pub(super) fn lanes(&self) -> MutexGuard<'_, Lanes<Item>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From intake.
+    pub(super) fn push(&self, item: Item) {
+        let route = self.route.load();
+        let lane = Item::lane(&route, &item.envelope);
+        {
+            let mut lanes = self.lanes();
+            if let Err(item) = lanes.push(item, lane.as_ref()) {
+                // Under the lock, so that the store sees the lane's messages in the order they came.
+                self.send_to_store(item, lane, &route, None);
+                return;
+            }
+        }
+        self.wake();
+    }
+
+    /// From the store, which keeps the order of its lanes itself.
+    pub(super) fn push_parked(&self, item: Item) {
+        if self.lanes().push(item, None).is_err() {
+            tracing::error!("a message without a lane was refused by its route; report this as a bug");
+        }
+        self.wake();
+    }
+
+    /// Lanes that wait for a retry give their permits back: they go to the store.
+    pub(super) fn relieve(&self) {
+        let route = self.route.load();
+        let mut lanes = self.lanes();
+        for (key, items) in lanes.relieve() {
+            for item in items {
+                self.send_to_store(item, Some(Arc::clone(&key)), &route, None);
+            }
+        }
+    }
+
+    /// The running message of a lane goes to the store now, its followers behind it.
+    pub(super) fn park_lane(&self, head: Item, key: &LaneKey, delay: Duration) {
+        let route = self.route.load();
+        let mut lanes = self.lanes();
+        let followers = lanes.park_running(key);
+        self.send_to_store(head, Some(Arc::clone(key)), &route, Some(delay));
+        for item in followers {
+            self.send_to_store(item, Some(Arc::clone(key)), &route, None);
+        }
+    }
+
+    /// A message without a lane goes to the store until it is due.
+    pub(super) fn park(&self, item: Item, delay: Duration) {
+        self.send_to_store(item, None, &self.route.load(), Some(delay));
+    }
+
+    fn send_to_store(&self, item: Item, lane: Option<LaneKey>, route: &Route, delay: Option<Duration>) {
+        let now = self.context.clock.now_ms();
+        let due = now.saturating_add(delay.map_or(0, duration_ms));
+        let parked = item.to_parked(route, lane.as_ref(), item.attempt, due);
+        self.context.busy.enter(1);
+        if self.parker.send(Job { parked, lane, item }).is_err() {
+            // The parker ends only after dispatch is idle; the dropped receipt brings the message back.
+            self.context.busy.leave(1);
+        }
+    }
+
+    pub(super) fn stored(&self, key: &LaneKey) {
+        self.lanes().stored(key);
+    }
+
+    /// A parked message of the lane is settled: when the store has nothing left of it, arrivals run directly again.
+    pub(super) async fn unpark_if_empty(&self, key: &LaneKey) {
+        let Some(generation) = self.lanes().parked_generation(key) else {
+            return;
+        };
+        let name = Arc::clone(&self.route.load().name);
+        match self.context.retries.lane_is_empty(&name, key).await {
+            Ok(true) => {
+                self.lanes().unpark(key, generation);
+            }
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(%error, route = %name, "cannot ask the store; the lane keeps going through it")
+            }
+        }
+    }
+
+    /// Up to `max` messages that may run now; when more are left, another worker is woken.
+    pub(super) fn take(&self, max: impl FnOnce(usize) -> usize) -> Vec<(Item, Option<LaneKey>)> {
+        let mut lanes = self.lanes();
+        lanes.wake(self.context.clock.instant());
+        let max = max(lanes.runnable());
+        let taken = lanes.take(max);
+        if lanes.runnable() > 0 {
+            self.changed.notify_one();
+        }
+        taken
+    }
+
+    pub(super) fn wake(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Until something may have become runnable.
+    pub(super) async fn changed(&self) {
+        let next_due = self.lanes().next_due();
+        let due = async {
+            match next_due {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.changed.notified() => {}
+            () = due => {}
+            () = self.context.stop.cancelled() => {}
+        }
+    }
+
+    /// Waits for the route's rate.
+    pub(super) async fn pace(&self, messages: usize) {
+        let rate = self.rate.load_full();
+        if let Some(limiter) = rate.as_ref()
+            && let Some(n) = u32::try_from(messages).ok().and_then(NonZeroU32::new)
+        {
+            for _ in 0..n.get() {
+                limiter.until_ready().await;
+            }
+        }
+    }
+
+    /// The serving version, when it can handle this route's kind of message.
+    pub(super) fn version(&self) -> Option<Arc<dyn Version>> {
+        let route = self.route.load();
+        self.context
+            .plugins
+            .current(&route.plugin)
+            .filter(|version| version.exports().handles(route.kind))
+    }
+
+    /// Why the route's messages wait, if they do.
+    pub(super) fn lacks_plugin(&self) -> Option<String> {
+        let route = self.route.load();
+        let kind = route.kind.as_str();
+        match self.context.plugins.current(&route.plugin) {
+            None => Some(format!(
+                "route `{}` waits: plugin `{}` has no version that loads",
+                route.name, route.plugin
+            )),
+            Some(version) if !version.exports().handles(route.kind) => Some(format!(
+                "route `{}` waits: plugin `{}` exports no {kind} handler (HX0302)",
+                route.name, route.plugin
+            )),
+            Some(_) => None,
+        }
+    }
+
+    /// The route is gone from the table: workers end when nothing is left.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+        self.changed.notify_waiters();
+        self.changed.notify_one();
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.retired.load(Ordering::Acquire) && self.lanes().queued() == 0
+    }
+
+    /// Drain: what has not started goes back to its broker.
+    pub(super) fn clear(&self) {
+        let items = self.lanes().clear();
+        drop(items);
+        self.changed.notify_waiters();
+    }
+}

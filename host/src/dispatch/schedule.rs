@@ -1,0 +1,111 @@
+//! Brings parked messages back when they are due: they re-enter at *route*, as the attempt that was parked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use super::Shared;
+use super::item::{Duty, Item, fallback_id};
+use crate::decode;
+use crate::store::Parked;
+
+/// Due rows that may be under way at a time.
+const WINDOW: usize = 256;
+/// A host that died lets its rows go after this; longer than any handler should wait and run.
+const LEASE: Duration = Duration::from_secs(600);
+/// How long to sleep when nothing says when the next row is due.
+const IDLE: Duration = Duration::from_secs(1);
+
+pub(super) async fn run(shared: Arc<Shared>) -> Result<(), String> {
+    let context = &shared.context;
+    let permits = Arc::new(Semaphore::new(WINDOW));
+    let mut said = false;
+    while !context.stop.is_cancelled() {
+        let free = permits.available_permits();
+        let now = context.clock.now_ms();
+        let wait = match context.retries.claim_due(now, LEASE, free).await {
+            Ok(due) => {
+                said = false;
+                let more = due.len() == free && free > 0;
+                for parked in due {
+                    let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+                        break;
+                    };
+                    place(&shared, parked, permit).await;
+                }
+                if more {
+                    Duration::ZERO
+                } else {
+                    until_next(&shared, now).await
+                }
+            }
+            Err(error) => {
+                if !said {
+                    said = true;
+                    tracing::error!(%error, "cannot read due retries; they wait. Repair the store (HX0401)");
+                }
+                IDLE
+            }
+        };
+        tokio::select! {
+            () = context.stop.cancelled() => {}
+            () = context.due_changed.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+    Ok(())
+}
+
+async fn until_next(shared: &Shared, now: u64) -> Duration {
+    match shared.context.retries.next_due().await {
+        // At least 5 ms, so that rows that are due but held back by their lane's head do not make this spin.
+        Ok(Some(due)) => Duration::from_millis(due.saturating_sub(now)).clamp(Duration::from_millis(5), IDLE),
+        _ => IDLE,
+    }
+}
+
+async fn place(shared: &Shared, parked: Parked, permit: tokio::sync::OwnedSemaphorePermit) {
+    let context = &shared.context;
+    let Parked {
+        id,
+        raw,
+        attempt,
+        lane,
+        history,
+        first_failure_ms,
+        route,
+        ..
+    } = parked;
+    let envelope = match decode::decode(&raw, &fallback_id(&raw), context.clock.now_ms()) {
+        Ok(envelope) => envelope,
+        Err(error) => {
+            tracing::error!(%id, %error, "a parked message cannot be decoded any more; it stays parked. Report this as a bug");
+            return;
+        }
+    };
+    // The route it was parked under; when a reload took that away, the one that takes it now.
+    let runners = shared.runners.load();
+    let runner = runners.get(route.as_str()).cloned().or_else(|| {
+        let table = shared.table.load();
+        let now = table.lookup(&envelope.origin, &envelope.message_type)?;
+        runners.get(&now.name).cloned()
+    });
+    let Some(runner) = runner else {
+        tracing::warn!(%id, %route, "a parked message has no route any more; it waits. Add the route again or discard it");
+        return;
+    };
+    let item = Item {
+        envelope,
+        raw,
+        duty: Duty::Parked {
+            id,
+            lane: lane.map(Into::into),
+        },
+        attempt,
+        history,
+        first_failure_ms: Some(first_failure_ms),
+        permit,
+    };
+    runner.push_parked(item);
+}

@@ -1,0 +1,136 @@
+//! A dead letter as JSON: times in RFC 3339, bytes as text where they are text and as base64 where they are not.
+
+use base64::Engine;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Attempt, DeadLetter};
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Letter {
+    pub id: String,
+    pub state: String,
+    pub class: String,
+    pub reason: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// `broker/destination[partition]@offset`.
+    pub origin: String,
+    pub destination: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<String>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub message_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// How often a handler ran.
+    pub attempts: usize,
+    pub first_failure: String,
+    pub last_failure: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
+    /// Only in `show`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub original: Option<Original>,
+    /// Only in `show`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Attempt>,
+}
+
+/// The message as the broker had it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Original {
+    /// When the body is UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+    /// When it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_base64: Option<String>,
+    /// A Kafka null.
+    pub tombstone: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_base64: Option<String>,
+    /// In order; values that are not UTF-8 as `base64:…`.
+    pub headers: Vec<(String, String)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<String>,
+}
+
+impl Letter {
+    /// For lists: no payload, no attempts.
+    pub fn summary(letter: &DeadLetter) -> Self {
+        Self {
+            id: letter.id.clone(),
+            state: letter.state.as_str().to_owned(),
+            class: letter.class.as_str().to_owned(),
+            reason: letter.reason.clone(),
+            code: letter.code.clone(),
+            origin: letter.raw.origin.to_string(),
+            destination: letter.raw.origin.destination.to_string(),
+            message_id: letter.message_id.clone(),
+            message_type: letter.message_type.clone(),
+            route: letter.route.clone(),
+            plugin: letter.plugin.clone(),
+            digest: letter.digest.clone(),
+            attempts: letter.attempts.len(),
+            first_failure: time(letter.first_failure_ms),
+            last_failure: time(letter.last_failure_ms),
+            trace_id: letter.trace_id.clone(),
+            original: None,
+            history: Vec::new(),
+        }
+    }
+
+    pub fn whole(letter: &DeadLetter) -> Self {
+        let raw = &letter.raw;
+        let text = raw.body.as_ref().map(|body| {
+            std::str::from_utf8(body)
+                .map(str::to_owned)
+                .map_err(|_| base64(body))
+        });
+        let (body, body_base64) = match text {
+            Some(Ok(text)) => (Some(text), None),
+            Some(Err(encoded)) => (None, Some(encoded)),
+            None => (None, None),
+        };
+        let original = Original {
+            body,
+            body_base64,
+            tombstone: raw.body.is_none(),
+            key_base64: raw.key.as_ref().map(|key| base64(key)),
+            headers: raw
+                .headers
+                .iter()
+                .map(|(name, value)| {
+                    let value = std::str::from_utf8(value)
+                        .map_or_else(|_| format!("base64:{}", base64(value)), str::to_owned);
+                    (name.to_owned(), value)
+                })
+                .collect(),
+            content_type: raw.props.content_type.clone(),
+            timestamp: raw.timestamp_ms.map(time),
+        };
+        Self {
+            original: Some(original),
+            history: letter.attempts.clone(),
+            ..Self::summary(letter)
+        }
+    }
+}
+
+fn base64(bytes: &[u8]) -> String {
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+/// RFC 3339 in UTC.
+fn time(ms: u64) -> String {
+    i64::try_from(ms)
+        .ok()
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+        .map_or_else(|| ms.to_string(), |time| time.to_string())
+}

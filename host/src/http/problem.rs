@@ -1,0 +1,107 @@
+//! Errors of the API: RFC 9457 problem details, with the HX code of the page that has the remedy.
+
+use axum::Json;
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::error::{self, Code};
+
+#[derive(Debug, Serialize)]
+pub struct Problem {
+    /// The page of the code.
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    code: String,
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, code: Code, title: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            r#type: format!("https://github.com/HelixDevelopment/helix/blob/main/docs/errors/{code}.md"),
+            title,
+            status: status.as_u16(),
+            detail: detail.into(),
+            code: code.to_string(),
+        }
+    }
+
+    pub fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            error::HTTP_BAD_REQUEST,
+            "The request cannot be understood",
+            detail,
+        )
+    }
+
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, error::HTTP_NOT_FOUND, "Not found", detail)
+    }
+
+    pub fn too_large(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            error::HTTP_TOO_LARGE,
+            "Too large",
+            detail,
+        )
+    }
+
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            error::HTTP_UNAVAILABLE,
+            "Not possible now",
+            detail,
+        )
+    }
+
+    pub fn full(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::INSUFFICIENT_STORAGE,
+            error::HTTP_UNAVAILABLE,
+            "The disk is full",
+            detail,
+        )
+    }
+
+    pub fn unauthorized() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            error::HTTP_UNAUTHORIZED,
+            "A token is needed",
+            "send `Authorization: Bearer …` with the token of [host] token",
+        )
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (
+            status,
+            [(header::CONTENT_TYPE, "application/problem+json")],
+            Json(self),
+        )
+            .into_response()
+    }
+}
+
+impl From<Problem> for Response {
+    fn from(problem: Problem) -> Self {
+        problem.into_response()
+    }
+}
+
+impl From<crate::store::Error> for Problem {
+    fn from(error: crate::store::Error) -> Self {
+        Self::unavailable(error.to_string())
+    }
+}
+
+pub(super) async fn no_such_path(uri: Uri) -> Problem {
+    Problem::not_found(format!("no route for {}", uri.path()))
+}
