@@ -1,1 +1,387 @@
-//! Composition root.
+//! The composition root: the only file that names concrete brokers and stores. Start order, reload, stop order.
+
+mod gauges;
+mod reload;
+mod targets;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use secrecy::ExposeSecret;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::embedded::{self, Embedded};
+use crate::broker::kafka::{self, Kafka};
+use crate::broker::rabbitmq::{self, RabbitMq};
+use crate::broker::{Broker, Capabilities, Comparison};
+use crate::config::valid::{self, Settings};
+use crate::config::{Faults, LoadRequest, Loaded};
+use crate::dispatch::{self, Context, Dispatcher};
+use crate::guest::{self, Plugins};
+use crate::http::{self, Api, Token};
+use crate::model::{Clock, MessageKind, Outgoing, SystemClock, UuidIds};
+use crate::route::Table;
+use crate::store::sqlite::SqliteStore;
+use crate::tasks::{Kind, Tasks};
+use crate::telemetry::Metrics;
+
+/// A running host.
+pub struct App {
+    settings: ArcSwap<Settings>,
+    request: LoadRequest,
+    files: Vec<PathBuf>,
+    runtime: Arc<guest::Runtime>,
+    targets: Arc<targets::Known>,
+    brokers: HashMap<Arc<str>, Arc<dyn Broker>>,
+    store: SqliteStore,
+    dispatcher: Arc<Dispatcher>,
+    context: Arc<Context>,
+    metrics: Arc<Metrics>,
+    stale_config: Arc<ArcSwapOption<String>>,
+    address: SocketAddr,
+    /// Ends everything but dispatch, after it.
+    stop: CancellationToken,
+    /// A task failed that the host cannot do without.
+    fatal: CancellationToken,
+    stopping: CancellationToken,
+}
+
+/// Why a host did not start. Faults of the configuration exit with 3, the rest with 1.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{0}")]
+    Config(#[from] Faults),
+    #[error("{0}")]
+    Failed(String),
+}
+
+fn failed(what: &str, error: impl std::fmt::Display) -> StartError {
+    StartError::Failed(format!("cannot {what}: {error}"))
+}
+
+/// The host's own tasks get this long after dispatch has drained.
+const JOIN_LIMIT: Duration = Duration::from_secs(5);
+
+impl App {
+    /// Everything that can be wrong is found before the first message is pulled.
+    ///
+    /// # Errors
+    /// A promise no broker can keep, a port that is taken, a state folder that cannot be used.
+    pub async fn start(loaded: Loaded, request: LoadRequest) -> Result<(Arc<Self>, Tasks), StartError> {
+        let settings = &loaded.settings;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let metrics = Arc::new(Metrics::new().map_err(|error| failed("register metrics", error))?);
+        let brokers = connect(settings, &clock)?;
+        loaded.check_promises(|name| capabilities(&brokers, name))?;
+        let token = settings.host.token.as_ref().map(|token| Token::new(token.expose_secret()));
+        let listener = bind(settings.host.listen, token.as_ref()).await?;
+        let address = listener.local_addr().map_err(|error| failed("read the HTTP address", error))?;
+        let store = SqliteStore::open(&settings.host.state_dir.join("store.db"), Arc::clone(&clock))
+            .await
+            .map_err(|error| StartError::Failed(format!("{error} (HX0401)")))?;
+        let targets = Arc::new(targets::Known::new(settings));
+        let runtime = guest::Runtime::start(guest::RuntimeOptions {
+            plugins: settings.plugins.clone(),
+            plugins_dir: settings.host.plugins_dir.clone(),
+            cache_dir: settings.host.state_dir.join("cache"),
+            max_wasm_bytes: settings.limits.wasm_bytes,
+            max_message_bytes: settings.limits.message_bytes,
+            clock: Arc::clone(&clock),
+            targets: Arc::clone(&targets) as Arc<dyn guest::Targets>,
+        })
+        .map_err(|error| failed("start the guest runtime", error))?;
+        let runtime = Arc::new(runtime);
+        let fatal = CancellationToken::new();
+        let context = Arc::new(Context::new(dispatch::Parts {
+            clock: Arc::clone(&clock),
+            ids: Arc::new(UuidIds),
+            random: Box::new(random),
+            metrics: Arc::clone(&metrics),
+            plugins: Arc::clone(&runtime) as Arc<dyn Plugins>,
+            retries: Arc::new(store.clone()),
+            letters: Arc::new(store.clone()),
+            targets: publishers(settings, &brokers)?,
+            limits: settings.limits.clone(),
+            unrouted: settings.unrouted,
+            fatal: fatal.clone(),
+        }));
+        let dispatcher = Arc::new(
+            Dispatcher::start(Arc::clone(&context)).await.map_err(|error| failed("read parked retries", error))?,
+        );
+        let app = Arc::new(Self {
+            settings: ArcSwap::from_pointee(settings.clone()),
+            request,
+            files: loaded.files.clone(),
+            runtime,
+            targets,
+            brokers,
+            store,
+            dispatcher,
+            context,
+            metrics,
+            stale_config: Arc::new(ArcSwapOption::empty()),
+            address,
+            stop: CancellationToken::new(),
+            fatal,
+            stopping: CancellationToken::new(),
+        });
+        let tasks = app.spawn(listener, token, clock);
+        Ok((app, tasks))
+    }
+
+    fn spawn(self: &Arc<Self>, listener: tokio::net::TcpListener, token: Option<Token>, clock: Arc<dyn Clock>) -> Tasks {
+        let settings = self.settings.load_full();
+        let mut tasks = Tasks::new(self.fatal.clone());
+        let api = Arc::new(Api {
+            brokers: self.brokers.clone(),
+            targets: self.context.targets.clone(),
+            plugins: Arc::clone(&self.runtime) as Arc<dyn Plugins>,
+            letters: Arc::new(self.store.clone()),
+            retries: Arc::new(self.store.clone()),
+            dispatcher: Arc::clone(&self.dispatcher),
+            metrics: Arc::clone(&self.metrics),
+            clock,
+            ids: Arc::new(UuidIds),
+            token,
+            stale_config: Arc::clone(&self.stale_config),
+            messaging: settings.host.messaging,
+            // The envelope around the payload: names, ids, headers, base64 of a binary payload.
+            body_limit: settings.limits.message_bytes.saturating_mul(4) / 3 + 64 * 1024,
+            stopping: self.stopping.clone(),
+        });
+        tasks.spawn(Kind::Http, http::serve(listener, api, self.stop.clone()));
+        self.follow_plugins();
+        let app = Arc::clone(self);
+        tasks.spawn(Kind::PluginWatch, async move { app.load_and_watch().await });
+        tasks.spawn(Kind::ConfigWatch, reload::watch(Arc::clone(self)));
+        tasks.spawn(Kind::Gauges, gauges::run(Arc::clone(self)));
+        tasks
+    }
+
+    /// Plugins first, so that a route's first message finds its handler; then topology; then intake.
+    async fn load_and_watch(self: Arc<Self>) -> Result<(), String> {
+        let settings = self.settings.load_full();
+        if settings.host.messaging {
+            self.create_own_topology(&settings).await;
+            self.dispatcher.apply(&settings, Table::new(&settings), &self.brokers);
+        } else {
+            tracing::warn!("messaging is switched off (MESSAGING_ENABLED=false): health and metrics only");
+        }
+        self.runtime.load_all().await;
+        self.dispatcher.plugins_changed();
+        self.runtime.watch(self.stop.clone()).await.map_err(|error| format!("watch plugins: {error}"))
+    }
+
+    /// The embedded broker is ours alone: everything the topology names exists there. Real brokers get only what routes
+    /// consume (at intake) or what `helix topology apply` is asked for.
+    async fn create_own_topology(&self, settings: &Settings) {
+        for destination in &settings.topology {
+            let name = match destination.kind {
+                MessageKind::Task => &settings.tasks_broker,
+                MessageKind::Event => &settings.events_broker,
+            };
+            let embedded = matches!(settings.brokers.get(name), Some(valid::Broker::Embedded(_)));
+            let Some(broker) = self.brokers.get(name.as_str()).filter(|_| embedded) else { continue };
+            let topology = broker.topology();
+            let result = match topology.compare(destination).await {
+                Ok(Comparison::Missing) => topology.create(destination).await,
+                Ok(Comparison::Same | Comparison::Differs { .. }) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = result {
+                tracing::error!(destination = %destination.name, %error, "cannot create it on the embedded broker (HX0204)");
+            }
+        }
+    }
+
+    fn follow_plugins(self: &Arc<Self>) {
+        let dispatcher = Arc::downgrade(&self.dispatcher);
+        let metrics = Arc::clone(&self.metrics);
+        self.runtime.on_reload(Box::new(move |event| {
+            let plugin = event.plugin.as_str();
+            match &event.error {
+                None => {
+                    metrics.plugin_reloads.with_label_values(&[plugin]).inc();
+                    if let Some(old) = &event.old {
+                        let _ = metrics.plugin_info.remove_label_values(&[plugin, &old.to_string()]);
+                    }
+                    if let Some(new) = &event.new {
+                        metrics.plugin_info.with_label_values(&[plugin, &new.to_string()]).set(1.0);
+                    }
+                }
+                Some(_) => metrics.plugin_reload_failures.with_label_values(&[plugin]).inc(),
+            }
+            if let Some(dispatcher) = dispatcher.upgrade() {
+                dispatcher.plugins_changed();
+            }
+        }));
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
+    pub fn plugins(&self) -> Vec<guest::PluginStatus> {
+        self.runtime.list()
+    }
+
+    /// What `t` in `helix dev` sends: an empty JSON object to the first route.
+    ///
+    /// # Errors
+    /// Says why the broker did not take it.
+    pub async fn send_test_message(&self) -> Result<String, String> {
+        let settings = self.settings.load();
+        let route = settings.routes.first().ok_or("there is no route")?;
+        let (_, publisher) = self.context.targets.of(route.kind);
+        let now = self.context.clock.now_ms();
+        let message = Outgoing {
+            kind: route.kind,
+            destination: Arc::clone(&route.destination.0),
+            id: self.context.ids.next(),
+            message_type: if route.message_type.is_literal() { route.message_type.to_string() } else { "test".to_owned() },
+            payload: bytes::Bytes::from_static(b"{}"),
+            tombstone: false,
+            content_type: Some("application/json".to_owned()),
+            schema: None,
+            source: Some("helix dev".to_owned()),
+            subject: None,
+            priority: None,
+            key: None,
+            time_ms: now,
+            not_before_ms: None,
+            deadline_ms: None,
+            correlation_id: None,
+            reply_to: None,
+            trace: None,
+            headers: crate::model::Headers::new(),
+        };
+        let sent = format!("{} to {}", message.message_type, message.destination);
+        match publisher.publish(vec![message]).await.pop() {
+            Some(Ok(_)) => Ok(sent),
+            Some(Err(error)) => Err(error.to_string()),
+            None => Err("no answer".to_owned()),
+        }
+    }
+
+    /// Resolves when a task failed that the host cannot do without.
+    pub async fn failed(&self) {
+        self.fatal.cancelled().await;
+    }
+
+    /// Not ready → stop pulling → finish what runs → settle → leave the brokers → stop serving.
+    pub async fn stop(&self, mut tasks: Tasks) {
+        let limit = self.settings.load().host.drain;
+        self.stopping.cancel();
+        tracing::info!(limit_s = limit.as_secs(), "draining");
+        self.dispatcher.drain(limit).await;
+        for broker in self.brokers.values() {
+            broker.close().await;
+        }
+        self.stop.cancel();
+        tasks.join(JOIN_LIMIT).await;
+        self.runtime.stop().await;
+        self.store.close().await;
+        tracing::info!("stopped");
+    }
+}
+
+async fn bind(address: SocketAddr, token: Option<&Token>) -> Result<tokio::net::TcpListener, StartError> {
+    if !http::may_bind(address, token) {
+        return Err(StartError::Failed(format!(
+            "HX0506: [host] listen = \"{address}\" is reachable from other machines and no token is set; \
+             set [host] token = \"env:HELIX_API_TOKEN\", or listen on 127.0.0.1"
+        )));
+    }
+    tokio::net::TcpListener::bind(address).await.map_err(|error| {
+        StartError::Failed(format!(
+            "cannot listen on {address}: {error}; another host may be running (`helix run --listen 127.0.0.1:0` takes a free port)"
+        ))
+    })
+}
+
+/// Builds the brokers that something uses. None of them fails because its server is away.
+pub(crate) fn connect(
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+) -> Result<HashMap<Arc<str>, Arc<dyn Broker>>, StartError> {
+    let mut used: std::collections::BTreeSet<&str> = settings.routes.iter().map(|route| &*route.broker).collect();
+    used.insert(&settings.tasks_broker);
+    used.insert(&settings.events_broker);
+    let mut brokers: HashMap<Arc<str>, Arc<dyn Broker>> = HashMap::new();
+    for (name, options) in settings.brokers.iter().filter(|(name, _)| used.contains(name.as_str())) {
+        let formats = settings.formats.clone();
+        let broker: Result<Arc<dyn Broker>, crate::broker::Error> = match options {
+            valid::Broker::Embedded(options) => {
+                Embedded::open(name, options, formats, Arc::clone(clock)).map(|b| Arc::new(b) as Arc<dyn Broker>)
+            }
+            valid::Broker::RabbitMq(options) => {
+                RabbitMq::new(name, options, formats).map(|b| Arc::new(b) as Arc<dyn Broker>)
+            }
+            valid::Broker::Kafka(options) => Kafka::new(name, options, formats).map(|b| Arc::new(b) as Arc<dyn Broker>),
+        };
+        let broker = broker.map_err(|error| failed(&format!("use broker `{name}`"), error))?;
+        brokers.insert(name.as_str().into(), broker);
+    }
+    Ok(brokers)
+}
+
+/// What a broker that is not there can do.
+pub(crate) const NO_CAPABILITIES: Capabilities = Capabilities {
+    kind: crate::model::BrokerKind::Embedded,
+    tasks: false,
+    events: false,
+    shared: false,
+    key_order_shared: false,
+    priorities: false,
+    delays: false,
+    scan: false,
+    redelivery_flag: false,
+    tombstones: false,
+};
+
+fn capabilities(brokers: &HashMap<Arc<str>, Arc<dyn Broker>>, name: &str) -> Capabilities {
+    brokers.get(name).map_or(NO_CAPABILITIES, |broker| broker.capabilities())
+}
+
+/// What the configured brokers can do, without connecting to any or opening a file.
+pub(crate) fn declared_capabilities(settings: &Settings) -> HashMap<String, Capabilities> {
+    settings
+        .brokers
+        .iter()
+        .map(|(name, options)| {
+            let capabilities = match options {
+                valid::Broker::Embedded(_) => embedded::CAPABILITIES,
+                valid::Broker::RabbitMq(options) => rabbitmq::capabilities(options),
+                valid::Broker::Kafka(_) => kafka::CAPABILITIES,
+            };
+            (name.clone(), capabilities)
+        })
+        .collect()
+}
+
+fn publishers(
+    settings: &Settings,
+    brokers: &HashMap<Arc<str>, Arc<dyn Broker>>,
+) -> Result<dispatch::Targets, StartError> {
+    let find = |name: &str| {
+        brokers
+            .get(name)
+            .map(|broker| (broker.name(), broker.publisher()))
+            .ok_or_else(|| StartError::Failed(format!("no broker named `{name}`")))
+    };
+    Ok(dispatch::Targets { tasks: find(&settings.tasks_broker)?, events: find(&settings.events_broker)? })
+}
+
+/// Jitter needs no quality: the low bits of a random UUID.
+fn random() -> f64 {
+    let bits = uuid::Uuid::new_v4().as_u128() & u128::from(u32::MAX);
+    f64::from(u32::try_from(bits).unwrap_or_default()) / f64::from(u32::MAX)
+}

@@ -16,6 +16,7 @@ use crate::store::{DeadLetters, Retries};
 use crate::telemetry::Metrics;
 
 /// Where handler output goes: the broker that holds queues, and the one that holds topics.
+#[derive(Clone)]
 pub struct Targets {
     pub tasks: (Arc<str>, Arc<dyn Publisher>),
     pub events: (Arc<str>, Arc<dyn Publisher>),

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-pub use context::{Context, Targets};
+pub use context::{Context, Parts, Targets};
 use runner::Runner;
 
 use crate::broker::{Broker, Subscription};

@@ -1,0 +1,56 @@
+//! Reads depths and counts for metrics, every few seconds, one destination after another.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::App;
+use crate::broker::Health;
+use crate::model::MessageKind;
+use crate::store::{DeadLetters, Retries};
+
+const INTERVAL: Duration = Duration::from_secs(5);
+/// A broker that is away must not hold up the gauges of the others.
+const ASK_LIMIT: Duration = Duration::from_secs(2);
+/// The label that the manual's dashboards and alerts use.
+const DLQ: &str = "helixagent.dlq";
+
+pub(super) async fn run(app: Arc<App>) -> Result<(), String> {
+    loop {
+        read(&app).await;
+        tokio::select! {
+            () = app.stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
+    }
+}
+
+async fn read(app: &App) {
+    let metrics = &app.metrics;
+    for (name, broker) in &app.brokers {
+        let up = i64::from(!matches!(broker.health(), Health::Down { .. }));
+        metrics.broker_up.with_label_values(&[&**name]).set(up);
+    }
+    for (broker_name, kind, destination) in app.dispatcher.subscriptions() {
+        let Some(broker) = app.brokers.get(&broker_name) else { continue };
+        let topology = broker.topology();
+        let asked = tokio::time::timeout(ASK_LIMIT, topology.depth(kind, &destination)).await;
+        if let Ok(Ok(depth)) = asked {
+            let depth = i64::try_from(depth).unwrap_or(i64::MAX);
+            metrics.queue_depth.with_label_values(&[&*broker_name, &*destination]).set(depth);
+            if kind == MessageKind::Event {
+                metrics.consumer_lag.with_label_values(&[&*broker_name, &*destination]).set(depth);
+            }
+        }
+    }
+    if let Ok(count) = app.store.count().await {
+        metrics.retries_pending.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+    if let Ok(depths) = app.store.depth().await {
+        let total: u64 = depths.iter().map(|(_, n)| n).sum();
+        metrics.dlq_messages_total.with_label_values(&[DLQ]).set(i64::try_from(total).unwrap_or(i64::MAX));
+        metrics.dlq_messages.reset();
+        for (destination, n) in depths {
+            metrics.dlq_messages.with_label_values(&[destination.as_str()]).set(i64::try_from(n).unwrap_or(i64::MAX));
+        }
+    }
+}

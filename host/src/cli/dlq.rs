@@ -1,0 +1,152 @@
+//! `helix dlq ls|show`: dead letters of the running host.
+
+use clap::{Args, Subcommand};
+use serde::{Deserialize, Serialize};
+
+use super::client::Client;
+use super::output::{self, Format};
+use super::{Exit, Global};
+use crate::dlq::view::Letter;
+use crate::telemetry::logs::printable;
+
+#[derive(Debug, Subcommand)]
+pub enum Dlq {
+    /// List dead letters, newest failure first
+    Ls(List),
+    /// Show one with its message, headers and attempts
+    Show {
+        /// Id from `dlq ls`
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct List {
+    /// Only of this route
+    #[arg(long)]
+    route: Option<String>,
+    /// Only of this type
+    #[arg(long = "type")]
+    message_type: Option<String>,
+    /// malformed, too-large, unrouted, rejected, exhausted, refused, expired
+    #[arg(long)]
+    class: Option<String>,
+    /// dead, retrying, reprocessed, discarded, expired
+    #[arg(long)]
+    state: Option<String>,
+    /// Found in reason, code, message id or destination
+    #[arg(long)]
+    text: Option<String>,
+    #[arg(long, default_value_t = 50)]
+    limit: usize,
+    /// `next` of the page before
+    #[arg(long)]
+    cursor: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Listing {
+    count: u64,
+    messages: Vec<Letter>,
+    next: Option<String>,
+}
+
+impl Dlq {
+    pub async fn run(self, global: &Global) -> Result<(), Exit> {
+        let client = Client::new(global)?;
+        match self {
+            Self::Ls(list) => list.run(global, &client).await,
+            Self::Show { id } => show(global, &client, &id).await,
+        }
+    }
+}
+
+impl List {
+    async fn run(self, global: &Global, client: &Client) -> Result<(), Exit> {
+        let optional = [
+            ("route", self.route),
+            ("type", self.message_type),
+            ("class", self.class),
+            ("state", self.state),
+            ("text", self.text),
+            ("cursor", self.cursor),
+        ];
+        let mut query = vec![("limit", self.limit.to_string())];
+        query.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value?))));
+        let listing: Listing = client.get("/v1/messaging/dlq", &query).await?;
+        if global.output == Format::Json {
+            return output::json(&listing);
+        }
+        if listing.messages.is_empty() {
+            return output::line("no dead letters");
+        }
+        let rows = listing
+            .messages
+            .iter()
+            .map(|letter| {
+                vec![
+                    letter.id.clone(),
+                    letter.class.clone(),
+                    letter.message_type.clone().unwrap_or_default(),
+                    letter.destination.clone(),
+                    letter.attempts.to_string(),
+                    letter.last_failure.clone(),
+                    letter.reason.chars().take(120).collect(),
+                ]
+            })
+            .collect();
+        output::table(&["id", "class", "type", "from", "attempts", "last failure", "reason"], rows)?;
+        output::line(&format!("{} of {}", listing.messages.len(), listing.count))?;
+        match listing.next {
+            Some(next) => output::line(&format!("more: helix dlq ls --cursor {next}")),
+            None => Ok(()),
+        }
+    }
+}
+
+async fn show(global: &Global, client: &Client, id: &str) -> Result<(), Exit> {
+    let letter: Letter = client.get(&format!("/v1/messaging/dlq/{id}"), &[]).await?;
+    if global.output == Format::Json {
+        return output::json(&letter);
+    }
+    let field = |name: &str, value: &str| output::line(&format!("{name:<14}{}", printable(value)));
+    field("id", &letter.id)?;
+    field("state", &letter.state)?;
+    field("class", &letter.class)?;
+    field("reason", &letter.reason)?;
+    for (name, value) in [
+        ("code", &letter.code),
+        ("type", &letter.message_type),
+        ("message id", &letter.message_id),
+        ("route", &letter.route),
+        ("plugin", &letter.plugin),
+        ("digest", &letter.digest),
+        ("trace", &letter.trace_id),
+    ] {
+        if let Some(value) = value {
+            field(name, value)?;
+        }
+    }
+    field("origin", &letter.origin)?;
+    field("first failure", &letter.first_failure)?;
+    field("last failure", &letter.last_failure)?;
+    for attempt in &letter.history {
+        let why = attempt.outcome.failure().map(|f| f.reason.as_str()).unwrap_or_default();
+        let ms = attempt.duration_us / 1000;
+        field(&format!("attempt {}", attempt.number), &format!("{} after {ms} ms: {why}", attempt.outcome.label()))?;
+        for line in &attempt.log {
+            field("", &format!("| {line}"))?;
+        }
+    }
+    if let Some(original) = &letter.original {
+        for (name, value) in &original.headers {
+            field("header", &format!("{name}: {value}"))?;
+        }
+        match (&original.body, &original.body_base64) {
+            (Some(text), _) => field("body", text)?,
+            (None, Some(encoded)) => field("body (base64)", encoded)?,
+            (None, None) => field("body", "(none: a tombstone)")?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,20 @@
+//! `helix docs …`: what `cargo xtask docs` writes into docs/.
+
+use clap::Subcommand;
+
+use super::{Exit, output};
+use crate::telemetry::Metrics;
+
+#[derive(Debug, Subcommand)]
+pub enum Docs {
+    /// docs/metrics.md
+    Metrics,
+}
+
+impl Docs {
+    pub fn run(self) -> Result<(), Exit> {
+        match self {
+            Self::Metrics => output::line(Metrics::reference().trim_end()),
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Data goes to stdout as text or JSON.
+
+use std::io::Write;
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use super::Exit;
+use crate::telemetry::logs::printable;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
+}
+
+/// One line of text.
+pub fn line(text: &str) -> Result<(), Exit> {
+    writeln!(std::io::stdout(), "{text}").map_err(|error| Exit::failed(format!("cannot write to stdout: {error}")))
+}
+
+pub fn json(value: &impl Serialize) -> Result<(), Exit> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Exit::failed(format!("cannot write JSON: {error}")))?;
+    line(&text)
+}
+
+/// Control characters of messages and guests are shown, not sent to the terminal.
+pub fn table(head: &[&str], rows: Vec<Vec<String>>) -> Result<(), Exit> {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic).set_header(head);
+    for row in rows {
+        table.add_row(row.iter().map(|cell| printable(cell)));
+    }
+    line(&table.to_string())
+}
