@@ -1,0 +1,595 @@
+//! What may stand in helix.toml. The comments here are the reference: schema and helix.reference.toml are made from them.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Serialize};
+
+use super::units::{Secret, Size, Span};
+use super::valid::{Order, SaslMechanism, Unrouted};
+use crate::model::WireFormat;
+
+/// Helix configuration. Sources, the later wins: this file, environment, flags. `helix config explain` tells which one did.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Raw {
+    /// The process itself.
+    pub host: Host,
+    /// Which broker does what.
+    pub messaging: Messaging,
+    /// Bounds of the host; bounds of a plugin stand in its own table.
+    pub limits: Limits,
+    /// Brokers by name. One named `embedded` is there without being written down.
+    pub brokers: BTreeMap<String, Broker>,
+    /// Which message goes to which plugin. The most specific route wins: a literal destination over a pattern, then a
+    /// literal type over a pattern, then the longer pattern, then the earlier line.
+    pub routes: Vec<Route>,
+    /// Grants and bounds of plugins by name. A plugin that is used in a route and has no table here gets the defaults:
+    /// nothing granted.
+    pub plugins: BTreeMap<String, Plugin>,
+    /// Wire format of what the host publishes, by destination. The first match wins; without one it is `flat`.
+    pub formats: Vec<Format>,
+}
+
+/// The process itself.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Host {
+    /// Folder for `broker.db`, `store.db` and the cache of compiled plugins; one running host each. Relative to the
+    /// working directory, like every path here.
+    pub state_dir: String,
+    /// Folder that is watched for `*.wasm`.
+    pub plugins_dir: String,
+    /// Address and port of HTTP. An address other than loopback needs authentication. PORT sets the port alone.
+    #[schemars(extend("format" = "address", "examples" = ["127.0.0.1:7061", "[::1]:7061"]))]
+    pub listen: String,
+    /// From SIGTERM to exit: stop pulling, finish, settle, leave.
+    #[schemars(extend("x-maximum" = "1h"))]
+    pub drain: Span,
+    /// Log filter. Environment: LOG_LEVEL; MESSAGING_DEBUG=true means `debug`.
+    #[schemars(extend("examples" = ["warn", "info,helix_host::dispatch=debug"]))]
+    pub log: String,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self {
+            state_dir: ".helix".into(),
+            plugins_dir: "plugins".into(),
+            listen: "127.0.0.1:7061".into(),
+            drain: Span::secs(25),
+            log: "info".into(),
+        }
+    }
+}
+
+/// Which broker does what.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Messaging {
+    /// False: no broker is touched, HTTP serves health only. MESSAGING_ENABLED switches off with the exact word `false`.
+    pub enabled: bool,
+    /// Broker that holds the queues. Unless set here, RABBITMQ_* variables make it `rabbitmq`.
+    pub tasks: String,
+    /// Broker that holds the topics. Unless set here, KAFKA_* variables make it `kafka`.
+    pub events: String,
+    /// What happens to a message no route wants: `dead-letter` keeps it visible, `ignore` acknowledges and counts it.
+    pub unrouted: Unrouted,
+    /// File of queues and topics, relative to this file. Unless set, a missing file means the built-in list.
+    pub topology: String,
+    /// MESSAGING_FALLBACK_ENABLED and MESSAGING_FALLBACK_INMEMORY. Accepted; without effect in this version, which answers
+    /// with an error when a broker is down.
+    pub fallback: bool,
+}
+
+impl Default for Messaging {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            tasks: "embedded".into(),
+            events: "embedded".into(),
+            unrouted: Unrouted::DeadLetter,
+            topology: "topology.toml".into(),
+            fallback: true,
+        }
+    }
+}
+
+/// Bounds of the host.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Body, key and headers of one message together; larger ones become dead letters.
+    #[schemars(extend("x-minimum" = "1KiB", "x-maximum" = "256MiB"))]
+    pub message_size: Size,
+    /// Headers of one message.
+    #[schemars(range(min = 1, max = 10000))]
+    pub headers: usize,
+    /// Unsettled deliveries per queue or topic; prefetch on RabbitMQ.
+    #[schemars(range(min = 1, max = 65535))]
+    pub in_flight: usize,
+    /// A .wasm file larger than this is not read.
+    #[schemars(extend("x-minimum" = "1KiB", "x-maximum" = "1GiB"))]
+    pub wasm_size: Size,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message_size: Size(1 << 20),
+            headers: 100,
+            in_flight: 1000,
+            wasm_size: Size(64 << 20),
+        }
+    }
+}
+
+/// One broker; `kind` says which other keys there are.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Broker {
+    Embedded(Embedded),
+    RabbitMq(RabbitMq),
+    Kafka(Kafka),
+}
+
+// By hand: schemars puts `kind` beside a `$ref`, and validators then refuse it as an unknown key of the referenced table.
+impl JsonSchema for Broker {
+    fn schema_name() -> Cow<'static, str> {
+        "Broker".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let kinds = [
+            ("embedded", Embedded::json_schema(generator)),
+            ("rabbitmq", RabbitMq::json_schema(generator)),
+            ("kafka", Kafka::json_schema(generator)),
+        ];
+        let one_of: Vec<serde_json::Value> = kinds
+            .into_iter()
+            .map(|(kind, schema)| {
+                let mut schema = schema.to_value();
+                if let Some(properties) = schema.get_mut("properties").and_then(|p| p.as_object_mut()) {
+                    let about = "Which broker this is; says which other keys there are.";
+                    let tag = serde_json::json!({"type": "string", "const": kind, "description": about});
+                    properties.insert("kind".into(), tag);
+                }
+                if let Some(table) = schema.as_object_mut() {
+                    table.insert("required".into(), serde_json::json!(["kind"]));
+                }
+                schema
+            })
+            .collect();
+        schemars::json_schema!({ "oneOf": one_of })
+    }
+}
+
+/// The broker inside this process: durable, on SQLite, one host only.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Embedded {
+    /// Its file. Unless set: `broker.db` in `host.state_dir`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [".helix/broker.db"]))]
+    pub path: Option<String>,
+    /// Topics are read as this group.
+    pub group: String,
+}
+
+impl Default for Embedded {
+    fn default() -> Self {
+        Self {
+            path: None,
+            group: GROUP.into(),
+        }
+    }
+}
+
+const GROUP: &str = "helixagent-workers";
+
+/// RabbitMQ 3.10 or newer.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RabbitMq {
+    /// Name or address. Environment: RABBITMQ_HOST.
+    pub host: String,
+    /// 5672, with TLS usually 5671. Environment: RABBITMQ_PORT.
+    #[schemars(range(min = 1))]
+    pub port: u16,
+    /// Environment: RABBITMQ_USER.
+    pub user: String,
+    /// `env:NAME` or `file:path`; never the password itself. Environment: RABBITMQ_PASSWORD. There is no default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["env:RABBITMQ_PASSWORD", "file:/run/secrets/rabbitmq"]))]
+    pub password: Option<Secret>,
+    /// Environment: RABBITMQ_VHOST.
+    pub vhost: String,
+    /// `true` trusts the system's certificate authorities; a table names files.
+    pub tls: Tls,
+    /// Silence after which the connection counts as lost.
+    #[schemars(extend("x-minimum" = "1s", "x-maximum" = "10m"))]
+    pub heartbeat: Span,
+    /// How long a publish may wait for its confirm.
+    #[schemars(extend("x-minimum" = "100ms", "x-maximum" = "10m"))]
+    pub publish_timeout: Span,
+    /// Queues have one active consumer at a time, which is what order over several hosts needs.
+    pub single_active_consumer: bool,
+}
+
+impl Default for RabbitMq {
+    fn default() -> Self {
+        Self {
+            host: "localhost".into(),
+            port: 5672,
+            user: "helixagent".into(),
+            password: None,
+            vhost: "/".into(),
+            tls: Tls::Switch(false),
+            heartbeat: Span::secs(30),
+            publish_timeout: Span::secs(30),
+            single_active_consumer: false,
+        }
+    }
+}
+
+/// Apache Kafka 2 or newer.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Kafka {
+    /// `host:port` of some servers. Environment: KAFKA_BROKERS, separated by commas.
+    pub servers: Vec<String>,
+    /// Consumer group. Environment: KAFKA_CONSUMER_GROUP, or KAFKA_GROUP_ID.
+    pub group: String,
+    /// Static membership (`group.instance.id`), different for each host: a restart within `session_timeout` moves no partitions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["host-1"]))]
+    pub instance_id: Option<String>,
+    /// Silence after which the group counts this host as gone. Environment: KAFKA_SESSION_TIMEOUT_MS.
+    #[schemars(extend("x-minimum" = "1s", "x-maximum" = "1h"))]
+    pub session_timeout: Span,
+    /// At most a third of `session_timeout`. Environment: KAFKA_HEARTBEAT_INTERVAL_MS.
+    #[schemars(extend("x-minimum" = "100ms", "x-maximum" = "10m"))]
+    pub heartbeat_interval: Span,
+    /// `true` trusts the system's certificate authorities; a table names files.
+    pub tls: Tls,
+    /// Login. Unless set: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sasl: Option<Sasl>,
+    /// How long a publish may wait for its confirm.
+    #[schemars(extend("x-minimum" = "100ms", "x-maximum" = "10m"))]
+    pub publish_timeout: Span,
+    /// How long a partition that is taken away may take to finish what is running.
+    #[schemars(extend("x-maximum" = "4m"))]
+    pub revoke_timeout: Span,
+    /// More librdkafka properties, passed on last. Secrets as `env:NAME` or `file:path`. KAFKA_CLIENT_ID sets `client.id`.
+    #[schemars(extend("examples" = [{"client.id": "helixagent"}]))]
+    pub properties: BTreeMap<String, String>,
+}
+
+impl Default for Kafka {
+    fn default() -> Self {
+        Self {
+            servers: vec!["localhost:9092".into()],
+            group: GROUP.into(),
+            instance_id: None,
+            session_timeout: Span::secs(45),
+            heartbeat_interval: Span::secs(3),
+            tls: Tls::Switch(false),
+            sasl: None,
+            publish_timeout: Span::secs(30),
+            revoke_timeout: Span::secs(10),
+            properties: BTreeMap::new(),
+        }
+    }
+}
+
+/// `true`, `false`, or the files to use.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Tls {
+    Switch(bool),
+    Files(TlsFiles),
+}
+
+/// TLS with files in PEM format.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsFiles {
+    /// Certificate authority to trust. Unless set: the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["/etc/helix/ca.pem"]))]
+    pub ca: Option<String>,
+    /// Certificate of this client; needs `key`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["/etc/helix/client.pem"]))]
+    pub cert: Option<String>,
+    /// Key of that certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["/etc/helix/client.key"]))]
+    pub key: Option<String>,
+}
+
+/// Login at Kafka.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sasl {
+    /// How the password is proven. PLAIN sends it as it is: use TLS.
+    #[serde(default = "plain")]
+    pub mechanism: SaslMechanism,
+    /// Login name.
+    #[serde(default)]
+    #[schemars(required)]
+    pub user: String,
+    /// `env:NAME` or `file:path`; never the password itself.
+    #[serde(default = "no_secret")]
+    #[schemars(required, extend("examples" = ["env:KAFKA_PASSWORD"]))]
+    pub password: Secret,
+}
+
+fn plain() -> SaslMechanism {
+    SaslMechanism::Plain
+}
+
+fn no_secret() -> Secret {
+    Secret(String::new())
+}
+
+/// (queue or topic, type) → plugin and policy.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Route {
+    /// Label in metrics and in the DLQ. Unless set: destination and type, as in `helixagent.tasks.llm:llm.request`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["llm"]))]
+    pub name: Option<String>,
+    /// Queue to take tasks from; `*` stands for anything. A route has either `queue` or `topic`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["helixagent.tasks.llm"]))]
+    pub queue: Option<String>,
+    /// Topic to read events from; `*` stands for anything (but dead letter destinations, which have to be named).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["helixagent.events.*"]))]
+    pub topic: Option<String>,
+    /// Unless set: `messaging.tasks` for queues, `messaging.events` for topics.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["rabbitmq"]))]
+    pub broker: Option<String>,
+    /// Message types; `*` stands for anything.
+    #[serde(rename = "type")]
+    #[schemars(extend("default" = "*", "examples" = ["llm.request", "llm.*"]))]
+    pub message_type: Option<String>,
+    /// Name of the plugin that handles it: `<plugins_dir>/<name>.wasm`.
+    #[schemars(required, extend("examples" = ["llm-request"]))]
+    pub plugin: String,
+    /// Calls that may run at a time.
+    #[schemars(range(min = 1, max = 10000), extend("default" = 4))]
+    pub concurrency: Option<usize>,
+    /// What must run one after another: nothing, messages with one key, or the whole partition or queue.
+    #[schemars(extend("default" = "none"))]
+    pub order: Option<Order>,
+    /// One call, one message.
+    #[schemars(extend("default" = "30s", "x-minimum" = "1ms", "x-maximum" = "24h"))]
+    pub timeout: Option<Span>,
+    /// Messages per second, for each host alone. Unless set: unbounded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1), extend("examples" = [100]))]
+    pub rate: Option<u32>,
+    /// Names of headers the handler sees; each costs time.
+    #[schemars(extend("examples" = [["tenant"]]))]
+    pub headers: Vec<String>,
+    /// `warm` uses an instance again, `per-message` makes a fresh one each time.
+    pub instance: Instance,
+    /// When to try again.
+    pub retry: Retry,
+}
+
+pub const CONCURRENCY: usize = 4;
+pub const TIMEOUT: Span = Span::secs(30);
+
+/// How long an instance lives.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Instance {
+    /// Used again until it traps, times out or has run `calls_per_instance` calls.
+    #[default]
+    Warm,
+    /// A fresh one for each message.
+    PerMessage,
+}
+
+/// When to try again.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retry {
+    /// 0 = the first failure is final.
+    #[schemars(range(max = 1000))]
+    pub max_retries: u32,
+    /// Before the first retry.
+    #[schemars(extend("x-maximum" = "30d"))]
+    pub delay: Span,
+    /// What each further delay grows by.
+    #[schemars(range(min = 1.0, max = 100.0))]
+    pub multiplier: f64,
+    /// No delay is longer.
+    #[schemars(extend("x-maximum" = "30d"))]
+    pub max_delay: Span,
+    /// 0.0 to 1.0: delays are spread by this share in both directions.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub jitter: f64,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            max_retries: 3,
+            delay: Span::secs(1),
+            multiplier: 2.0,
+            max_delay: Span::secs(30),
+            jitter: 0.1,
+        }
+    }
+}
+
+/// Grants and bounds of one plugin. Nothing is granted unless it stands here.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Plugin {
+    /// File in `host.plugins_dir`. Unless set: `<name>.wasm`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["llm-request.wasm"]))]
+    pub file: Option<String>,
+    /// Queues and topics it may publish to; `*` stands for anything.
+    #[schemars(extend("examples" = [["helixagent.events.llm.responses"]]))]
+    pub publish: Vec<String>,
+    /// Hosts it may fetch from: `host`, `host:port`, `*.example.com`.
+    #[schemars(extend("examples" = [["api.example.com"]]))]
+    pub fetch: Vec<String>,
+    /// Allows granted hosts to be at private, loopback and link-local addresses.
+    pub fetch_private: bool,
+    /// One fetch, from the name lookup to the last byte.
+    #[schemars(extend("x-minimum" = "1ms", "x-maximum" = "1h"))]
+    pub fetch_timeout: Span,
+    /// Environment variables it sees. Values may be `env:NAME` or `file:path`.
+    #[schemars(extend("examples" = [{"API_KEY": "env:LLM_API_KEY"}]))]
+    pub env: BTreeMap<String, String>,
+    /// Memory of one instance.
+    #[schemars(extend("x-minimum" = "64KiB", "x-maximum" = "4GiB"))]
+    pub memory: Size,
+    /// Elements of one instance's tables.
+    #[schemars(range(min = 1, max = 10000000))]
+    pub table_elements: u64,
+    /// Component-model handles alive at a time.
+    #[schemars(range(min = 1, max = 1000000))]
+    pub handles: usize,
+    /// Messages it may publish for one input.
+    #[schemars(range(max = 100000))]
+    pub outputs: u32,
+    /// All outputs of one input together.
+    #[schemars(extend("x-maximum" = "256MiB"))]
+    pub output_size: Size,
+    /// Lines per second that reach the log.
+    #[schemars(range(max = 100000))]
+    pub log_lines: u32,
+    /// Instances kept warm, and the bound of calls in flight. Unless set: the sum of `concurrency` of its routes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10000), extend("examples" = [4]))]
+    pub instances: Option<usize>,
+    /// A warm instance is replaced after so many calls.
+    #[schemars(range(min = 1))]
+    pub calls_per_instance: u64,
+    /// SHA-256 of the only content that is accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]))]
+    pub digest: Option<String>,
+}
+
+impl Default for Plugin {
+    fn default() -> Self {
+        Self {
+            file: None,
+            publish: Vec::new(),
+            fetch: Vec::new(),
+            fetch_private: false,
+            fetch_timeout: Span::secs(10),
+            env: BTreeMap::new(),
+            memory: Size(64 << 20),
+            table_elements: 20_000,
+            handles: 1000,
+            outputs: 100,
+            output_size: Size(4 << 20),
+            log_lines: 100,
+            instances: None,
+            calls_per_instance: 10_000,
+            digest: None,
+        }
+    }
+}
+
+/// Wire format of one set of destinations.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Format {
+    /// Queues and topics; `*` stands for anything.
+    #[serde(default)]
+    #[schemars(required, extend("examples" = ["helixagent.events.*"]))]
+    pub destination: String,
+    /// Layout of what is published there.
+    #[serde(default)]
+    #[schemars(required, extend("examples" = ["cloudevents-structured"]))]
+    pub format: WireFormat,
+}
+
+/// config/topology.toml: what queues and topics should be like. `helix topology plan` compares, `apply` creates what is missing.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Topology {
+    /// Queues: one consumer gets each message.
+    pub queues: Vec<Queue>,
+    /// Topics: every group gets each message.
+    pub topics: Vec<Topic>,
+}
+
+/// One queue.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Queue {
+    /// Its name.
+    #[schemars(required)]
+    pub name: String,
+    /// 0 = no priorities.
+    #[schemars(range(max = 255))]
+    pub max_priority: u8,
+    /// How long a message may wait. Unless set: for ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Span>,
+    /// Arguments of the broker, passed on as they are (`x-queue-type`).
+    pub arguments: BTreeMap<String, Scalar>,
+}
+
+/// One topic.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Topic {
+    /// Its name.
+    #[schemars(required)]
+    pub name: String,
+    /// Parts that are read independently; order holds inside one.
+    #[schemars(range(min = 1, max = 10000))]
+    pub partitions: u32,
+    /// How long events are kept. Unless set: as the broker does by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Span>,
+    /// Arguments of the broker, passed on as they are (`cleanup.policy`).
+    pub arguments: BTreeMap<String, Scalar>,
+}
+
+impl Default for Topic {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            partitions: 1,
+            retention: None,
+            arguments: BTreeMap::new(),
+        }
+    }
+}
+
+/// A string, a whole number, or true or false.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Scalar {
+    Text(String),
+    Number(i64),
+    Flag(bool),
+}
+
+impl std::fmt::Display for Scalar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Text(v) => f.write_str(v),
+            Self::Number(v) => write!(f, "{v}"),
+            Self::Flag(v) => write!(f, "{v}"),
+        }
+    }
+}
