@@ -34,6 +34,8 @@ mod raw;
 mod time;
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
 
 use bytes::Bytes;

@@ -118,7 +118,12 @@ pub(super) fn untyped(raw: &RawMessage, body: &Bytes) -> Result<Found, Malformed
     })?;
     Ok(Found {
         // A business document may well have an id that is no text; it only names the message when it is.
-        id: fields.id().ok().flatten().map(std::borrow::Cow::into_owned),
+        id: fields
+            .id()
+            .ok()
+            .flatten()
+            .map(std::borrow::Cow::into_owned)
+            .or_else(|| header_id(raw).map(str::to_owned)),
         content_type: Some(content_type(raw).unwrap_or("application/json").to_owned()),
         ..payload(raw, &message_type)
     })
