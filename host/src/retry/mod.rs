@@ -1,6 +1,5 @@
-//! stub
-use crate::config::valid::RetryPolicy;
-use crate::model::{Outcome, Verdict};
-pub fn decide(_o: &Outcome, _a: u32, _p: &RetryPolicy, _r: f64) -> Verdict {
-    Verdict::Acknowledge
-}
+//! Retry: what an outcome means for a message, and how long it waits.
+
+pub mod policy;
+
+pub use policy::{decide, delay};

@@ -95,4 +95,7 @@ pub enum Error {
     Storage(String),
     #[error("the store at {path} cannot be opened: {reason}")]
     Open { path: String, reason: String },
+    /// The caller's fault: a cursor that did not come from this store.
+    #[error("the store cannot do that: {0}")]
+    Invalid(String),
 }

@@ -1,0 +1,202 @@
+//! Dead letters: their SQL, and the seam [`DeadLetters`].
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sqlx::sqlite::{Sqlite, SqliteConnection, SqliteRow};
+use sqlx::{QueryBuilder, Row};
+
+use super::failure::{corrupt, failed};
+use super::op::Op;
+use super::{Error, SqliteStore, codec, int, uint};
+use crate::model::DeadLetter;
+use crate::store::{DeadLetters, LetterFilter, LetterPage, Page};
+
+/// Letters in a page whose caller did not say.
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1000;
+
+pub(super) async fn upsert(on: &mut SqliteConnection, letter: &DeadLetter) -> Result<(), Error> {
+    let attempts = serde_json::to_string(&letter.attempts).map_err(|e| Error::Storage(e.to_string()))?;
+    sqlx::query(
+        "INSERT INTO dead_letters (id, destination, message_id, message_type, route, plugin, digest, class, reason, code,
+                                   attempts, first_failure_ms, last_failure_ms, trace_id, state, message)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
+         ON CONFLICT (id) DO UPDATE SET
+             route = excluded.route, plugin = excluded.plugin, digest = excluded.digest, class = excluded.class,
+             reason = excluded.reason, code = excluded.code, attempts = excluded.attempts, state = excluded.state,
+             first_failure_ms = MIN(first_failure_ms, excluded.first_failure_ms),
+             last_failure_ms = MAX(last_failure_ms, excluded.last_failure_ms)",
+    )
+    .bind(&letter.id)
+    .bind(&*letter.raw.origin.destination)
+    .bind(&letter.message_id)
+    .bind(&letter.message_type)
+    .bind(&letter.route)
+    .bind(&letter.plugin)
+    .bind(&letter.digest)
+    .bind(letter.class.as_str())
+    .bind(&letter.reason)
+    .bind(&letter.code)
+    .bind(attempts)
+    .bind(int(letter.first_failure_ms))
+    .bind(int(letter.last_failure_ms))
+    .bind(&letter.trace_id)
+    .bind(letter.state.as_str())
+    .bind(codec::write(&letter.raw))
+    .execute(on)
+    .await
+    .map_err(failed)?;
+    Ok(())
+}
+
+fn letter(row: &SqliteRow) -> Result<DeadLetter, Error> {
+    let id: String = row.get("id");
+    Ok(DeadLetter {
+        raw: codec::read(row.get("message")).ok_or_else(|| corrupt("the message", &id))?,
+        message_id: row.get("message_id"),
+        message_type: row.get("message_type"),
+        route: row.get("route"),
+        plugin: row.get("plugin"),
+        digest: row.get("digest"),
+        class: word(row.get("class")).ok_or_else(|| corrupt("the failure class", &id))?,
+        reason: row.get("reason"),
+        code: row.get("code"),
+        attempts: serde_json::from_str(row.get("attempts")).map_err(|_| corrupt("the attempts", &id))?,
+        first_failure_ms: uint(row.get("first_failure_ms")),
+        last_failure_ms: uint(row.get("last_failure_ms")),
+        trace_id: row.get("trace_id"),
+        state: word(row.get("state")).ok_or_else(|| corrupt("the state", &id))?,
+        id,
+    })
+}
+
+/// The value of an enum whose variants are plain words; `as_str` writes what serde reads.
+fn word<T: DeserializeOwned + Serialize>(text: &str) -> Option<T> {
+    serde_json::from_value(serde_json::Value::String(text.to_owned())).ok()
+}
+
+/// Appends the conditions of the filter; each is complete, so that more may follow with AND.
+fn matching(query: &mut QueryBuilder<Sqlite>, filter: &LetterFilter) {
+    query.push(" WHERE 1");
+    for (column, wanted) in [
+        ("route", filter.route.as_deref()),
+        ("message_type", filter.message_type.as_deref()),
+        ("class", filter.class.map(|class| class.as_str())),
+        ("state", filter.state.map(|state| state.as_str())),
+    ] {
+        if let Some(wanted) = wanted {
+            query
+                .push(" AND ")
+                .push(column)
+                .push(" = ")
+                .push_bind(wanted.to_owned());
+        }
+    }
+    if let Some(text) = filter.text.as_deref().filter(|text| !text.is_empty()) {
+        let pattern = format!(
+            "%{}%",
+            text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_")
+        );
+        query.push(" AND (0");
+        for column in ["reason", "code", "message_id", "destination"] {
+            query
+                .push(" OR ")
+                .push(column)
+                .push(" LIKE ")
+                .push_bind(pattern.clone())
+                .push(" ESCAPE '\\'");
+        }
+        query.push(")");
+    }
+}
+
+/// The place after a letter: its last failure and id.
+fn cursor(letter: &DeadLetter) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{}:{}", letter.last_failure_ms, letter.id))
+}
+
+fn place(cursor: &str) -> Option<(i64, String)> {
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
+    let (last_failure, id) = text.split_once(':')?;
+    Some((last_failure.parse().ok()?, id.to_owned()))
+}
+
+/// A page without a limit has 100 letters; more than 1000 is 1000. `offset` counts from the cursor on.
+#[async_trait]
+impl DeadLetters for SqliteStore {
+    async fn enter(&self, letters: Vec<DeadLetter>) -> Result<(), Error> {
+        self.change(Op::Enter(letters)).await.map(drop)
+    }
+
+    async fn list(&self, filter: &LetterFilter, page: &Page) -> Result<LetterPage, Error> {
+        let limit = if page.limit == 0 {
+            DEFAULT_LIMIT
+        } else {
+            page.limit.min(MAX_LIMIT)
+        };
+        let mut query = QueryBuilder::new("SELECT * FROM dead_letters");
+        matching(&mut query, filter);
+        if let Some(cursor) = &page.cursor {
+            let (last_failure, id) = place(cursor)
+                .ok_or_else(|| Error::Invalid("the cursor is none that `next` gave".to_owned()))?;
+            query
+                .push(" AND (last_failure_ms, id) < (")
+                .push_bind(last_failure);
+            query.push(", ").push_bind(id).push(")");
+        }
+        query.push(" ORDER BY last_failure_ms DESC, id DESC LIMIT ");
+        // One more than asked for tells whether there is a next page.
+        query.push_bind(i64::try_from(limit + 1).unwrap_or(i64::MAX));
+        query
+            .push(" OFFSET ")
+            .push_bind(i64::try_from(page.offset).unwrap_or(i64::MAX));
+
+        let mut counting = QueryBuilder::new("SELECT COUNT(*) FROM dead_letters");
+        matching(&mut counting, filter);
+
+        // One snapshot, so that count and letters belong together.
+        let mut snapshot = self.readers().begin().await.map_err(failed)?;
+        let count: i64 = counting
+            .build_query_scalar()
+            .fetch_one(&mut *snapshot)
+            .await
+            .map_err(failed)?;
+        let rows = query.build().fetch_all(&mut *snapshot).await.map_err(failed)?;
+        snapshot.rollback().await.map_err(failed)?;
+
+        let letters: Vec<DeadLetter> = rows.iter().take(limit).map(letter).collect::<Result<_, _>>()?;
+        let next = letters.last().filter(|_| rows.len() > limit).map(cursor);
+        Ok(LetterPage {
+            count: uint(count),
+            letters,
+            next,
+        })
+    }
+
+    async fn get(&self, id: &str) -> Result<Option<DeadLetter>, Error> {
+        sqlx::query("SELECT * FROM dead_letters WHERE id = ?1")
+            .bind(id)
+            .fetch_optional(self.readers())
+            .await
+            .map_err(failed)?
+            .as_ref()
+            .map(letter)
+            .transpose()
+    }
+
+    async fn depth(&self) -> Result<Vec<(String, u64)>, Error> {
+        let rows: Vec<(String, i64)> = sqlx::query_as(
+            "SELECT destination, COUNT(*) FROM dead_letters WHERE state = 'dead' GROUP BY destination ORDER BY destination",
+        )
+        .fetch_all(self.readers())
+        .await
+        .map_err(failed)?;
+        Ok(rows
+            .into_iter()
+            .map(|(destination, letters)| (destination, uint(letters)))
+            .collect())
+    }
+}

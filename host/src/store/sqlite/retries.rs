@@ -1,0 +1,215 @@
+//! Parked messages: their SQL, and the seam [`Retries`].
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::Row;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use super::failure::{corrupt, failed};
+use super::op::{Done, Op};
+use super::{Error, SqliteStore, codec, int, uint};
+use crate::model::clock::duration_ms;
+use crate::model::{DeadLetter, UnixMs};
+use crate::store::{Parked, Retries};
+
+pub(super) async fn insert(on: &mut SqliteConnection, row: &Parked) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO parked (id, route, lane, head, attempt, due_ms, ready_ms, history, first_failure_ms, message)
+         VALUES (?1, ?2, ?3,
+                 ?3 IS NULL OR NOT EXISTS (SELECT 1 FROM parked WHERE route = ?2 AND lane = ?3),
+                 ?4, ?5, ?5, ?6, ?7, ?8)
+         ON CONFLICT (id) DO NOTHING",
+    )
+    .bind(&row.id)
+    .bind(&row.route)
+    .bind(&row.lane)
+    .bind(row.attempt)
+    .bind(int(row.due_ms))
+    .bind(history(row)?)
+    .bind(int(row.first_failure_ms))
+    .bind(codec::write(&row.raw))
+    .execute(on)
+    .await
+    .map_err(failed)?;
+    Ok(())
+}
+
+fn history(row: &Parked) -> Result<String, Error> {
+    serde_json::to_string(&row.history).map_err(|e| Error::Storage(e.to_string()))
+}
+
+pub(super) async fn claim(
+    on: &mut SqliteConnection,
+    now: UnixMs,
+    lease_until: UnixMs,
+    limit: usize,
+) -> Result<Vec<Parked>, Error> {
+    let rows = sqlx::query(
+        "UPDATE parked SET ready_ms = ?1, claims = claims + 1
+         WHERE seq IN (SELECT seq FROM parked WHERE head = 1 AND ready_ms <= ?2 ORDER BY ready_ms, seq LIMIT ?3)
+         RETURNING seq, id, route, lane, attempt, due_ms, claims, history, first_failure_ms, message",
+    )
+    .bind(int(lease_until))
+    .bind(int(now))
+    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .fetch_all(on)
+    .await
+    .map_err(failed)?;
+    let mut claimed = Vec::with_capacity(rows.len());
+    for row in rows {
+        claimed.push((row.get::<i64, _>("seq"), parked(&row)?));
+    }
+    // RETURNING promises no order.
+    claimed.sort_by_key(|(seq, row)| (row.due_ms, *seq));
+    Ok(claimed.into_iter().map(|(_, row)| row).collect())
+}
+
+fn parked(row: &SqliteRow) -> Result<Parked, Error> {
+    let id: String = row.get("id");
+    let mut raw = codec::read(row.get("message")).ok_or_else(|| corrupt("the message", &id))?;
+    // A lease that was taken and never answered: the handler may have run.
+    raw.redelivered |= row.get::<i64, _>("claims") > 1;
+    Ok(Parked {
+        route: row.get("route"),
+        raw,
+        attempt: row.get("attempt"),
+        due_ms: uint(row.get("due_ms")),
+        lane: row.get("lane"),
+        history: serde_json::from_str(row.get("history")).map_err(|_| corrupt("the history", &id))?,
+        first_failure_ms: uint(row.get("first_failure_ms")),
+        id,
+    })
+}
+
+/// The next row of its lane becomes the head. A row that is gone already is none of our business.
+pub(super) async fn remove(on: &mut SqliteConnection, id: &str) -> Result<(), Error> {
+    let gone = sqlx::query("DELETE FROM parked WHERE id = ?1 RETURNING route, lane")
+        .bind(id)
+        .fetch_optional(&mut *on)
+        .await
+        .map_err(failed)?;
+    let Some(gone) = gone else { return Ok(()) };
+    let Some(lane) = gone.get::<Option<Vec<u8>>, _>("lane") else {
+        return Ok(());
+    };
+    sqlx::query(
+        "UPDATE parked SET head = 1
+         WHERE seq = (SELECT MIN(seq) FROM parked WHERE route = ?1 AND lane = ?2)",
+    )
+    .bind(gone.get::<String, _>("route"))
+    .bind(lane)
+    .execute(on)
+    .await
+    .map_err(failed)?;
+    Ok(())
+}
+
+/// The message itself stays as it was parked.
+pub(super) async fn update(on: &mut SqliteConnection, row: &Parked) -> Result<(), Error> {
+    sqlx::query(
+        "UPDATE parked SET attempt = ?2, due_ms = ?3, ready_ms = ?3, claims = 0, history = ?4 WHERE id = ?1",
+    )
+    .bind(&row.id)
+    .bind(row.attempt)
+    .bind(int(row.due_ms))
+    .bind(history(row)?)
+    .execute(on)
+    .await
+    .map_err(failed)?;
+    Ok(())
+}
+
+pub(super) async fn release(on: &mut SqliteConnection, id: &str) -> Result<(), Error> {
+    sqlx::query("UPDATE parked SET ready_ms = due_ms WHERE id = ?1")
+        .bind(id)
+        .execute(on)
+        .await
+        .map_err(failed)?;
+    Ok(())
+}
+
+pub(super) async fn release_all(on: &mut SqliteConnection) -> Result<u64, Error> {
+    let done = sqlx::query("UPDATE parked SET ready_ms = due_ms WHERE ready_ms <> due_ms")
+        .execute(on)
+        .await
+        .map_err(failed)?;
+    Ok(done.rows_affected())
+}
+
+/// `redelivered` of a claimed row tells that an earlier lease ended without an outcome (it ran out, or was released), so
+/// the handler may have run. What is done to a row that is gone already changes nothing.
+#[async_trait]
+impl Retries for SqliteStore {
+    async fn park(&self, parked: Vec<Parked>) -> Result<(), Error> {
+        self.change(Op::Park(parked)).await.map(drop)
+    }
+
+    async fn claim_due(&self, now: UnixMs, lease: Duration, limit: usize) -> Result<Vec<Parked>, Error> {
+        let lease_until = self.inner.clock.now_ms().saturating_add(duration_ms(lease));
+        match self
+            .change(Op::Claim {
+                now,
+                lease_until,
+                limit,
+            })
+            .await?
+        {
+            Done::Claimed(rows) => Ok(rows),
+            Done::Nothing | Done::Count(_) => Ok(Vec::new()),
+        }
+    }
+
+    async fn complete(&self, id: &str) -> Result<(), Error> {
+        self.change(Op::Complete(id.to_owned())).await.map(drop)
+    }
+
+    async fn reschedule(&self, parked: Parked) -> Result<(), Error> {
+        self.change(Op::Reschedule(Box::new(parked))).await.map(drop)
+    }
+
+    async fn bury(&self, parked_id: &str, letter: DeadLetter) -> Result<(), Error> {
+        self.change(Op::Bury(parked_id.to_owned(), Box::new(letter)))
+            .await
+            .map(drop)
+    }
+
+    async fn release(&self, id: &str) -> Result<(), Error> {
+        self.change(Op::Release(id.to_owned())).await.map(drop)
+    }
+
+    async fn lanes(&self) -> Result<Vec<(String, Vec<u8>)>, Error> {
+        // Each lane that has rows has exactly one head.
+        sqlx::query_as(
+            "SELECT route, lane FROM parked WHERE head = 1 AND lane IS NOT NULL ORDER BY route, lane",
+        )
+        .fetch_all(self.readers())
+        .await
+        .map_err(failed)
+    }
+
+    async fn lane_is_empty(&self, route: &str, lane: &[u8]) -> Result<bool, Error> {
+        sqlx::query_scalar("SELECT NOT EXISTS (SELECT 1 FROM parked WHERE route = ?1 AND lane = ?2)")
+            .bind(route)
+            .bind(lane)
+            .fetch_one(self.readers())
+            .await
+            .map_err(failed)
+    }
+
+    async fn count(&self) -> Result<u64, Error> {
+        let rows: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM parked")
+            .fetch_one(self.readers())
+            .await
+            .map_err(failed)?;
+        Ok(uint(rows))
+    }
+
+    async fn next_due(&self) -> Result<Option<UnixMs>, Error> {
+        let next: Option<i64> = sqlx::query_scalar("SELECT MIN(ready_ms) FROM parked WHERE head = 1")
+            .fetch_one(self.readers())
+            .await
+            .map_err(failed)?;
+        Ok(next.map(uint))
+    }
+}
