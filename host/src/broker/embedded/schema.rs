@@ -198,7 +198,7 @@ fn note_suspects(db: &Connection) -> rusqlite::Result<()> {
     }
     db.execute(
         "UPDATE offsets SET suspect = max(suspect, min(off + span,
-           (SELECT next_off FROM partition WHERE no = part))) WHERE span > 0",
+           (SELECT next_off FROM partition WHERE no = offsets.part))) WHERE span > 0",
         [],
     )?;
     Ok(())

@@ -158,7 +158,8 @@ async fn retention_deletes_the_old_and_readers_go_on() {
             end: 2_501
         }]
     );
-    assert_eq!(names(&recv_exactly(&mut source, 1).await), ["new"]);
+    let newest = recv_exactly(&mut source, 1).await;
+    assert_eq!(names(&newest), ["new"]);
     drop(held);
     assert_nothing(&mut source, &broker).await;
     assert_eq!(broker.topology().depth(MessageKind::Event, "t").await.unwrap(), 1);
@@ -215,8 +216,8 @@ async fn two_sources_of_a_topic_share_it() {
     )
     .await;
     let (mut one, mut two) = (events_of(&broker, 30).await, events_of(&broker, 30).await);
-    let mut seen = names(&recv_exactly(&mut one, 30).await);
-    seen.extend(names(&recv_exactly(&mut two, 30).await));
+    let held = (recv_exactly(&mut one, 30).await, recv_exactly(&mut two, 30).await);
+    let mut seen = [names(&held.0), names(&held.1)].concat();
     seen.sort();
     seen.dedup();
     assert_eq!(seen.len(), 60);
