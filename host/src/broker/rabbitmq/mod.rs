@@ -1,1 +1,145 @@
-//! RabbitMQ over AMQP 0-9-1.
+//! RabbitMQ over AMQP 0-9-1: queues with confirms, coalesced acknowledgements, and connections that heal themselves.
+//!
+//! ```text
+//! RabbitMq ─┬─ Link "consume" ─┬─ QueueSource ─ consume ─ settle ─ acks
+//!           │   (connect, tls) └─ Queues (topology, arguments)
+//!           └─ Link "publish" ─── QueuePublisher ─ lane ─ confirms
+//! ```
+//! Two connections, because a broker that is short of memory or disk stops reading from those that publish, and
+//! acknowledgements must go on.
+
+mod acks;
+mod arguments;
+mod confirms;
+mod connect;
+mod consume;
+mod convert;
+mod diagnose;
+mod health;
+mod lane;
+mod publisher;
+mod settle;
+mod source;
+mod tls;
+mod topology;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use self::connect::{Link, Target};
+use self::health::Board;
+use self::publisher::QueuePublisher;
+use self::source::QueueSource;
+use self::topology::Queues;
+use super::{Broker, Capabilities, Error, Health, Publisher, Scan, Source, Subscription, Topology};
+use crate::config::valid;
+use crate::model::{BrokerKind, MessageKind};
+
+/// How long the broker may take to agree to a connection's end.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+/// One RabbitMQ (or a cluster behind one address).
+pub struct RabbitMq {
+    name: Arc<str>,
+    single_active_consumer: bool,
+    board: Arc<Board>,
+    consume: Arc<Link>,
+    publish: Arc<Link>,
+    publisher: Arc<QueuePublisher>,
+    topology: Arc<Queues>,
+}
+
+impl RabbitMq {
+    /// Connects to nobody yet: that happens on first use, and again for as long as it takes.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when a TLS file cannot be used.
+    pub fn new(name: &str, options: &valid::RabbitMq, formats: valid::Formats) -> Result<Self, Error> {
+        if let Some(tls) = &options.tls {
+            tls::connector(tls).map_err(|cause| Error::Refused(format!("RabbitMQ `{name}`: {cause}")))?;
+        }
+        let target = Arc::new(Target::new(name, options));
+        let board = Arc::new(Board::default());
+        let consume = Link::new("consume", Arc::clone(&target), Arc::clone(&board));
+        let publish = Link::new("publish", target, Arc::clone(&board));
+        Ok(Self {
+            name: name.into(),
+            single_active_consumer: options.single_active_consumer,
+            publisher: Arc::new(QueuePublisher::new(
+                Arc::clone(&publish),
+                formats,
+                options.publish_timeout,
+            )),
+            topology: Arc::new(Queues {
+                link: Arc::clone(&consume),
+            }),
+            board,
+            consume,
+            publish,
+        })
+    }
+
+    /// Acknowledgements that came after their channel had gone; each is a delivery that comes again.
+    pub fn stale_acks(&self) -> u64 {
+        self.board.stale_acks()
+    }
+}
+
+#[async_trait]
+impl Broker for RabbitMq {
+    fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            kind: BrokerKind::RabbitMq,
+            tasks: true,
+            events: false,
+            shared: true,
+            key_order_shared: self.single_active_consumer,
+            priorities: true,
+            delays: false,
+            scan: false,
+            redelivery_flag: true,
+            tombstones: false,
+        }
+    }
+
+    async fn subscribe(&self, subscription: Subscription) -> Result<Box<dyn Source>, Error> {
+        if subscription.kind == MessageKind::Event {
+            return Err(topology::no_topics(&subscription.destination));
+        }
+        let (link, board) = (Arc::clone(&self.consume), Arc::clone(&self.board));
+        Ok(Box::new(QueueSource::start(
+            Arc::clone(&self.name),
+            subscription,
+            link,
+            board,
+        )))
+    }
+
+    fn publisher(&self) -> Arc<dyn Publisher> {
+        Arc::<QueuePublisher>::clone(&self.publisher)
+    }
+
+    fn topology(&self) -> Arc<dyn Topology> {
+        Arc::<Queues>::clone(&self.topology)
+    }
+
+    fn scan(&self) -> Option<Arc<dyn Scan>> {
+        None
+    }
+
+    fn health(&self) -> Health {
+        self.board.health(&[self.consume.health(), self.publish.health()])
+    }
+
+    async fn close(&self) {
+        self.publisher.close().await;
+        self.publish.close(CLOSE_LIMIT).await;
+        self.consume.close(CLOSE_LIMIT).await;
+    }
+}

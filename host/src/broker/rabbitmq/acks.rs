@@ -1,0 +1,160 @@
+//! Which acknowledgements to send for what is finished on one channel: prefixes as one frame, stragglers one by one. Pure.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Finished deliveries that make a flush worth its frame at once; measured best with prefetch 250.
+pub const BATCH: usize = 62;
+/// The longest a finished delivery waits for company.
+pub const LINGER: Duration = Duration::from_millis(5);
+/// The longest a finished delivery waits behind an unfinished one for a shared frame.
+pub const STRAGGLER: Duration = Duration::from_millis(200);
+
+/// One frame to the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frame {
+    /// `basic.ack multiple`: everything outstanding up to this tag.
+    Prefix(u64),
+    /// `basic.ack` of one.
+    Single(u64),
+    /// `basic.nack requeue`.
+    Requeue(u64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Running,
+    Finished(Instant),
+}
+
+/// What is outstanding on one channel; never more entries than the prefetch window.
+#[derive(Debug)]
+pub struct Coalescer {
+    window: usize,
+    outstanding: BTreeMap<u64, State>,
+    /// Finished since the last flush, and when the first of them was.
+    fresh: usize,
+    fresh_since: Option<Instant>,
+    finished: usize,
+    requeue: Vec<u64>,
+}
+
+impl Coalescer {
+    /// `window` is the prefetch of the channel.
+    pub fn new(window: usize) -> Self {
+        Self {
+            window,
+            outstanding: BTreeMap::new(),
+            fresh: 0,
+            fresh_since: None,
+            finished: 0,
+            requeue: Vec::new(),
+        }
+    }
+
+    pub fn delivered(&mut self, tag: u64) {
+        self.outstanding.insert(tag, State::Running);
+    }
+
+    /// False: not outstanding here, or finished before; nothing will be sent for it.
+    pub fn finish(&mut self, tag: u64, now: Instant) -> bool {
+        match self.outstanding.get_mut(&tag) {
+            Some(state @ State::Running) => {
+                *state = State::Finished(now);
+                self.fresh += 1;
+                self.fresh_since.get_or_insert(now);
+                self.finished += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Back to the broker. False: not outstanding here, or finished before.
+    pub fn release(&mut self, tag: u64) -> bool {
+        if self.outstanding.get(&tag) != Some(&State::Running) {
+            return false;
+        }
+        self.outstanding.remove(&tag);
+        self.requeue.push(tag);
+        true
+    }
+
+    pub fn is_outstanding(&self, tag: u64) -> bool {
+        self.outstanding.contains_key(&tag)
+    }
+
+    /// Deliveries nobody has settled yet.
+    pub fn running(&self) -> usize {
+        self.outstanding.len() - self.finished
+    }
+
+    /// Settled, but no frame was made for it yet.
+    pub fn has_pending(&self) -> bool {
+        self.finished > 0 || !self.requeue.is_empty()
+    }
+
+    /// True when the next flush shall not wait for [`LINGER`].
+    pub fn is_full(&self) -> bool {
+        self.fresh >= BATCH.min(self.window.div_ceil(2)) || !self.requeue.is_empty()
+    }
+
+    /// True when what was finished last may bring the next flush forward.
+    pub fn is_urgent(&self) -> bool {
+        self.fresh == 1 || self.is_full()
+    }
+
+    /// When the next flush is worth its while; none while nothing is held back.
+    pub fn due(&self) -> Option<Instant> {
+        if let Some(since) = self.fresh_since {
+            return Some(since + LINGER);
+        }
+        if self.finished == 0 {
+            return None;
+        }
+        let finished = self.outstanding.values().filter_map(|state| match state {
+            State::Finished(at) => Some(*at),
+            State::Running => None,
+        });
+        finished.min().map(|at| at + STRAGGLER)
+    }
+
+    /// Frames in the order they have to be sent. `all`: stragglers too, however young.
+    pub fn flush(&mut self, now: Instant, all: bool) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        let mut last = None;
+        while let Some(entry) = self.outstanding.first_entry() {
+            if matches!(entry.get(), State::Running) {
+                break;
+            }
+            last = Some(*entry.key());
+            entry.remove();
+            self.finished -= 1;
+        }
+        frames.extend(last.map(Frame::Prefix));
+        // A prefix held up by one slow message would starve the window; then frames are cheaper than waiting.
+        let all = all || self.finished * 2 > self.window;
+        if self.finished > 0 {
+            let ripe: Vec<u64> = self
+                .outstanding
+                .iter()
+                .filter(|(_, state)| {
+                    matches!(state, State::Finished(at) if all || now.saturating_duration_since(*at) >= STRAGGLER)
+                })
+                .map(|(tag, _)| *tag)
+                .collect();
+            for tag in ripe {
+                self.outstanding.remove(&tag);
+                self.finished -= 1;
+                frames.push(Frame::Single(tag));
+            }
+        }
+        frames.extend(self.requeue.drain(..).map(Frame::Requeue));
+        self.fresh = 0;
+        self.fresh_since = None;
+        frames
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! Acknowledgements of one consumer channel: receipts report here, one task sends the frames.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use futures::future::join_all;
+use lapin::Channel;
+use lapin::options::{BasicAckOptions, BasicNackOptions};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::acks::{Coalescer, Frame};
+use super::health::{Board, lock};
+use crate::broker::{Settle, Token};
+
+/// Lives as long as its channel; a token of another channel, or of this one after its end, is stale.
+pub struct ChannelAcks {
+    epoch: u64,
+    lane: u32,
+    channel: Channel,
+    core: Mutex<Coalescer>,
+    wake: Notify,
+    closed: CancellationToken,
+    board: Arc<Board>,
+}
+
+impl ChannelAcks {
+    /// `epoch` is given out once per channel, so it grows with every connection, too.
+    pub fn new(epoch: u64, channel: Channel, window: usize, board: Arc<Board>) -> Arc<Self> {
+        Arc::new(Self {
+            epoch,
+            lane: u32::from(channel.id()),
+            channel,
+            core: Mutex::new(Coalescer::new(window)),
+            wake: Notify::new(),
+            closed: CancellationToken::new(),
+            board,
+        })
+    }
+
+    pub fn delivered(&self, tag: u64) -> Token {
+        lock(&self.core).delivered(tag);
+        Token {
+            epoch: self.epoch,
+            lane: self.lane,
+            position: tag,
+        }
+    }
+
+    /// From now on everything is stale.
+    pub fn close(&self) {
+        self.closed.cancel();
+    }
+
+    fn is_live(&self, token: Token) -> bool {
+        token.epoch == self.epoch
+            && token.lane == self.lane
+            && !self.closed.is_cancelled()
+            && self.channel.status().connected()
+    }
+
+    /// Sends frames when they are due, until the channel is closed.
+    pub async fn run(self: Arc<Self>) {
+        self.closed.run_until_cancelled(self.serve()).await;
+    }
+
+    async fn serve(&self) {
+        loop {
+            let (due, full) = {
+                let core = lock(&self.core);
+                (core.due(), core.is_full())
+            };
+            let now = Instant::now();
+            match due {
+                _ if full => self.flush(false).await,
+                Some(due) if due <= now => self.flush(false).await,
+                Some(due) => {
+                    let _either = tokio::time::timeout_at(due.into(), self.wake.notified()).await;
+                }
+                None => self.wake.notified().await,
+            }
+        }
+    }
+
+    /// Sends what is held back; with `all`, stragglers too. Frames are queued in order and awaited together.
+    pub async fn flush(&self, all: bool) {
+        let frames = lock(&self.core).flush(Instant::now(), all);
+        let sent = join_all(frames.into_iter().map(|frame| self.send(frame))).await;
+        if let Some(error) = sent.into_iter().find_map(Result::err) {
+            // The channel is gone, its consumer says so; the broker delivers again what this would have settled.
+            tracing::debug!(%error, "acknowledgements were not sent");
+            self.close();
+        }
+    }
+
+    async fn send(&self, frame: Frame) -> lapin::Result<()> {
+        match frame {
+            Frame::Prefix(tag) => {
+                self.channel
+                    .basic_ack(tag, BasicAckOptions { multiple: true })
+                    .await
+            }
+            Frame::Single(tag) => {
+                self.channel
+                    .basic_ack(tag, BasicAckOptions { multiple: false })
+                    .await
+            }
+            Frame::Requeue(tag) => {
+                self.channel
+                    .basic_nack(
+                        tag,
+                        BasicNackOptions {
+                            multiple: false,
+                            requeue: true,
+                        },
+                    )
+                    .await
+            }
+        }
+    }
+}
+
+impl Settle for ChannelAcks {
+    fn begin(&self, token: Token) -> bool {
+        self.is_live(token) && lock(&self.core).is_outstanding(token.position)
+    }
+
+    fn ack(&self, token: Token) {
+        if !self.is_live(token) {
+            self.board.stale_ack();
+            return;
+        }
+        let wake = {
+            let mut core = lock(&self.core);
+            core.finish(token.position, Instant::now()) && core.is_urgent()
+        };
+        if wake {
+            self.wake.notify_one();
+        }
+    }
+
+    fn release(&self, token: Token) {
+        if self.is_live(token) && lock(&self.core).release(token.position) {
+            self.wake.notify_one();
+        }
+    }
+}
