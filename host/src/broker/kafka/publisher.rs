@@ -1,0 +1,264 @@
+//! Publishing: everything is put in librdkafka's queue first, then the delivery reports are awaited.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use rdkafka::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::future_producer::Delivery;
+use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer};
+
+use super::log_fold::{Link, Quiet};
+use super::native;
+use crate::broker::{Confirmed, Error, PublishError, Publisher};
+use crate::config::valid::Formats;
+use crate::encode::{Wire, encode};
+use crate::model::{MessageKind, Outgoing};
+
+/// How long a topic that was there is believed to be there. Without the question, a message to a topic that does not
+/// exist waits for the whole publish timeout.
+const BELIEVED: Duration = Duration::from_secs(30);
+/// The longest wait for that answer.
+const METADATA: Duration = Duration::from_secs(5);
+/// Topics remembered; names may come from handlers.
+const REMEMBERED: usize = 10_000;
+/// How often a full queue is tried again: delivery reports free it every few milliseconds.
+const FULL: Duration = Duration::from_millis(5);
+
+type Client = FutureProducer<Quiet>;
+
+pub struct KafkaPublisher {
+    config: ClientConfig,
+    link: Arc<Link>,
+    formats: Formats,
+    timeout: Duration,
+    /// `message.max.bytes`, the client's bound.
+    limit: u64,
+    client: ArcSwap<Client>,
+    known: Mutex<HashMap<Arc<str>, Instant>>,
+}
+
+impl KafkaPublisher {
+    pub fn new(
+        config: ClientConfig,
+        link: Arc<Link>,
+        formats: Formats,
+        timeout: Duration,
+    ) -> Result<Self, Error> {
+        let client = create(&config, &link).map_err(|e| Error::Other(format!("Kafka settings: {e}")))?;
+        let limit = config
+            .get("message.max.bytes")
+            .and_then(|v| v.parse().ok())
+            .unwrap_or(1_000_000);
+        Ok(Self {
+            config,
+            link,
+            formats,
+            timeout,
+            limit,
+            client: ArcSwap::from_pointee(client),
+            known: Mutex::default(),
+        })
+    }
+
+    /// Asks whether any broker answers. Blocks up to `limit`.
+    pub fn ping(&self, limit: Duration) -> Result<(), RDKafkaErrorCode> {
+        let client = self.client.load_full();
+        native::ping(client.client().native_ptr(), limit)
+    }
+
+    /// Waits for what is under way. Blocks up to the publish timeout.
+    pub fn flush(&self) {
+        if let Err(error) = self.client.load_full().flush(self.timeout) {
+            tracing::warn!(%error, "not everything published was confirmed before the end");
+        }
+    }
+
+    /// Whether the topic exists; from memory when the answer is fresh.
+    pub async fn topic_exists(&self, topic: &Arc<str>) -> Result<bool, PublishError> {
+        if self.known().get(topic).is_some_and(|at| at.elapsed() < BELIEVED) {
+            return Ok(true);
+        }
+        let (client, name) = (self.client.load_full(), topic.clone());
+        let limit = METADATA.min(self.timeout);
+        let asked = tokio::task::spawn_blocking(move || exists(&client, &name, limit)).await;
+        let there = asked
+            .map_err(|e| PublishError::Unavailable(e.to_string()))?
+            .map_err(|_| PublishError::Unavailable(self.link.reason()))?;
+        if there {
+            let mut known = self.known();
+            if known.len() >= REMEMBERED {
+                known.clear();
+            }
+            known.insert(topic.clone(), Instant::now());
+        }
+        Ok(there)
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, Instant>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One question per topic of the batch.
+    async fn targets(&self, batch: &[Outgoing]) -> HashMap<Arc<str>, Result<(), PublishError>> {
+        let mut targets = HashMap::new();
+        for message in batch {
+            let topic = &message.destination;
+            if targets.contains_key(topic) {
+                continue;
+            }
+            let result = match self.topic_exists(topic).await {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(PublishError::UnknownTarget(topic.to_string())),
+                Err(error) => Err(error),
+            };
+            targets.insert(topic.clone(), result);
+        }
+        targets
+    }
+
+    async fn enqueue(&self, message: &Outgoing, deadline: Instant) -> Result<DeliveryFuture, PublishError> {
+        if message.kind != MessageKind::Event {
+            return Err(PublishError::Invalid(
+                "Kafka has topics only, no queues".to_owned(),
+            ));
+        }
+        if message.not_before_ms.is_some() {
+            return Err(PublishError::Invalid("Kafka cannot deliver later".to_owned()));
+        }
+        let wire = encode(message, self.formats.of(&message.destination));
+        loop {
+            let client = self.client.load_full();
+            match client.send_result(record(&message.destination, &wire, message.time_ms)) {
+                Ok(future) => return Ok(future),
+                Err((error, _)) if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) => {
+                    return Err(self.refused(&client, &message.destination, &error));
+                }
+                Err(_) if Instant::now() >= deadline => {
+                    return Err(PublishError::Unavailable(format!(
+                        "publish queue full, {}",
+                        self.link.reason()
+                    )));
+                }
+                Err(_) => tokio::time::sleep(FULL).await,
+            }
+        }
+    }
+
+    fn refused(&self, client: &Arc<Client>, topic: &str, error: &KafkaError) -> PublishError {
+        use RDKafkaErrorCode as Code;
+        let reason = || error.to_string();
+        match error.rdkafka_error_code() {
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
+                self.known().remove(topic);
+                PublishError::UnknownTarget(topic.to_owned())
+            }
+            Some(Code::MessageSizeTooLarge) => PublishError::TooLarge { limit: self.limit },
+            Some(Code::InvalidTopic | Code::InvalidRecord) => PublishError::Invalid(reason()),
+            Some(
+                Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed | Code::NotEnoughReplicas,
+            ) => PublishError::Unavailable(reason()),
+            Some(Code::MessageTimedOut) => PublishError::Unknown(self.link.reason()),
+            _ => {
+                self.replace_broken(client);
+                PublishError::Unknown(reason())
+            }
+        }
+    }
+
+    /// After a fatal error of the idempotent producer nothing goes out any more; a new one starts with a new identity.
+    fn replace_broken(&self, broken: &Arc<Client>) {
+        let Some((code, reason)) = broken.client().fatal_error() else {
+            return;
+        };
+        if !Arc::ptr_eq(broken, &self.client.load()) {
+            return;
+        }
+        match create(&self.config, &self.link) {
+            Ok(client) => {
+                tracing::warn!(%code, reason, "the Kafka producer had to be started anew");
+                self.client.store(Arc::new(client));
+            }
+            Err(error) => self.link.failed(&error.to_string()),
+        }
+    }
+}
+
+#[async_trait]
+impl Publisher for KafkaPublisher {
+    async fn publish(&self, batch: Vec<Outgoing>) -> Vec<Result<Confirmed, PublishError>> {
+        let deadline = Instant::now() + self.timeout;
+        let targets = self.targets(&batch).await;
+        let client = self.client.load_full();
+        let mut sent = Vec::with_capacity(batch.len());
+        for message in &batch {
+            sent.push(match targets.get(&message.destination) {
+                Some(Err(error)) => Err(error.clone()),
+                _ => self.enqueue(message, deadline).await,
+            });
+        }
+        let mut results = Vec::with_capacity(sent.len());
+        for (message, future) in batch.iter().zip(sent) {
+            results.push(match future {
+                Err(error) => Err(error),
+                // Ends by itself: librdkafka reports each message within `message.timeout.ms`.
+                Ok(future) => match future.await {
+                    Ok(Ok(Delivery {
+                        partition, offset, ..
+                    })) => Ok(Confirmed {
+                        partition: u32::try_from(partition).ok(),
+                        offset: u64::try_from(offset).ok(),
+                    }),
+                    Ok(Err((error, _))) => Err(self.refused(&client, &message.destination, &error)),
+                    Err(_) => Err(PublishError::Unknown("the producer was closed".to_owned())),
+                },
+            });
+        }
+        results
+    }
+}
+
+fn create(config: &ClientConfig, link: &Arc<Link>) -> Result<Client, KafkaError> {
+    config.create_with_context(Quiet(link.clone()))
+}
+
+fn exists(client: &Client, topic: &str, limit: Duration) -> Result<bool, KafkaError> {
+    let metadata = match client.client().fetch_metadata(Some(topic), limit) {
+        Ok(metadata) => metadata,
+        Err(error) if error.rdkafka_error_code().is_some_and(missing) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else {
+        return Ok(false);
+    };
+    Ok(!found.error().is_some_and(|e| missing(e.into())))
+}
+
+fn missing(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{InvalidTopic, UnknownTopic, UnknownTopicOrPartition};
+    matches!(code, InvalidTopic | UnknownTopic | UnknownTopicOrPartition)
+}
+
+fn record<'a>(topic: &'a str, wire: &'a Wire, time_ms: u64) -> FutureRecord<'a, [u8], [u8]> {
+    let headers = wire.headers.iter().fold(
+        OwnedHeaders::new_with_capacity(wire.headers.len()),
+        |list, (name, value)| {
+            list.insert(Header {
+                key: name,
+                value: Some(&value[..]),
+            })
+        },
+    );
+    FutureRecord {
+        topic,
+        partition: None,
+        payload: wire.body.as_deref(),
+        key: wire.key.as_deref(),
+        timestamp: i64::try_from(time_ms).ok().filter(|&t| t > 0),
+        headers: (!wire.headers.is_empty()).then_some(headers),
+    }
+}
