@@ -1,9 +1,15 @@
 //! `cargo xtask …`: the one list of developer commands; CI calls the same.
 
 mod brokers;
+mod check;
+mod docs;
+mod http;
 mod install;
+mod plugins;
 mod run;
 mod signals;
+mod suite;
+mod totals;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -21,13 +27,25 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Everything: installs what is missing, starts real brokers, runs all tests, stops the brokers
+    Test(suite::Args),
+    /// Format, lints, unit tests, architecture: before every commit
+    Check,
     /// Real RabbitMQ and Kafka on loopback, without containers
     Brokers(brokers::Args),
+    /// Build plugins/ and tests/guests/ to components
+    Plugins,
+    /// Regenerate config schema, config reference and metrics list
+    Docs(docs::Args),
 }
 
 fn main() -> std::process::ExitCode {
     let done = match Cli::parse().command {
+        Task::Test(args) => suite::main(&args).map(|()| 0),
+        Task::Check => check::main().map(|()| 0),
         Task::Brokers(args) => brokers::main(args),
+        Task::Plugins => plugins::all().map(|()| 0),
+        Task::Docs(args) => docs::main(&args).map(|()| 0),
     };
     match done {
         Ok(code) => std::process::ExitCode::from(u8::try_from(code).unwrap_or(1)),

@@ -1,6 +1,7 @@
 //! Running other programs: loud when they fail, ended when we are interrupted.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -23,8 +24,10 @@ pub fn shown(command: &Command) -> String {
     line
 }
 
+/// In a process group of its own: on interrupt the whole family is ended, not cargo alone with its tests left behind.
 fn spawn(command: &mut Command) -> Result<Child> {
     command
+        .process_group(0)
         .spawn()
         .with_context(|| format!("cannot start `{}`", shown(command)))
 }
@@ -63,19 +66,18 @@ pub fn quiet(command: &mut Command) -> Result<String> {
 }
 
 /// Runs with stdout passed on line by line and handed to `seen` as well.
-pub fn watched(command: &mut Command, mut seen: impl FnMut(&str)) -> Result<ExitStatus> {
+pub fn watched(command: &mut Command, mut seen: impl FnMut(&str) + Send) -> Result<ExitStatus> {
     let mut child = spawn(command.stdout(Stdio::piped()))?;
-    if let Some(stdout) = child.stdout.take() {
-        for line in BufReader::new(stdout).lines() {
-            let Ok(line) = line else { break };
-            println!("{line}");
-            seen(&line);
-            if signals::interrupted() {
-                break;
+    let stdout = child.stdout.take().context("stdout was asked for")?;
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(std::io::Result::ok) {
+                println!("{line}");
+                seen(&line);
             }
-        }
-    }
-    wait(&mut child)
+        });
+        wait(&mut child)
+    })
 }
 
 /// True when the program can be started.
@@ -87,18 +89,32 @@ pub fn exists(program: &str) -> bool {
 /// Polls, because a blocked wait would not see the interrupt flag.
 fn wait(child: &mut Child) -> Result<ExitStatus> {
     loop {
-        if let Some(status) = child.try_wait()? {
-            if signals::interrupted() {
-                bail!("interrupted");
-            }
-            return Ok(status);
-        }
+        let ended = child.try_wait()?;
         if signals::interrupted() {
-            // Ctrl-C reached the child too; a SIGTERM meant for us alone did not.
-            child.kill().ok();
-            child.wait()?;
+            end_group(child)?;
             bail!("interrupted");
+        }
+        if let Some(status) = ended {
+            return Ok(status);
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// SIGTERM to the whole group, SIGKILL five seconds later.
+fn end_group(child: &mut Child) -> Result<()> {
+    let group = -i32::try_from(child.id())?;
+    // SAFETY: kill takes plain integers; the group was made by us and its leader is not waited for yet or just ended.
+    unsafe { libc::kill(group, libc::SIGTERM) };
+    for _ in 0..100 {
+        // SAFETY: signal 0 only asks whether the group has members.
+        if child.try_wait()?.is_some() && unsafe { libc::kill(group, 0) } != 0 {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // SAFETY: as above.
+    unsafe { libc::kill(group, libc::SIGKILL) };
+    child.wait()?;
+    Ok(())
 }

@@ -129,17 +129,18 @@ pub fn main(args: Args) -> Result<i32> {
             }
         }
         Action::Restart(which) => {
-            for mut cluster in which.clusters()? {
-                cluster.stop(false)?;
-                let started = Instant::now();
-                cluster.launch(Duration::from_secs(120))?;
-                say(format!(
-                    "{} \"{}\" ready in {:.1} s",
-                    cluster.kind.word(),
-                    cluster.name,
-                    started.elapsed().as_secs_f64()
-                ));
-            }
+            let clusters = which.clusters()?;
+            let restarted: Vec<Result<()>> = thread::scope(|scope| {
+                let handles: Vec<_> = clusters
+                    .into_iter()
+                    .map(|cluster| scope.spawn(|| restart(cluster)))
+                    .collect();
+                handles
+                    .into_iter()
+                    .filter_map(|handle| handle.join().ok())
+                    .collect()
+            });
+            restarted.into_iter().collect::<Result<()>>()?;
         }
         Action::Pause(which) => signal(&which, libc::SIGSTOP)?,
         Action::Resume(which) => signal(&which, libc::SIGCONT)?,
@@ -158,6 +159,19 @@ pub fn main(args: Args) -> Result<i32> {
         }
     }
     Ok(0)
+}
+
+fn restart(mut cluster: Cluster) -> Result<()> {
+    cluster.stop(false)?;
+    let started = Instant::now();
+    cluster.launch(Duration::from_secs(120))?;
+    let seconds = started.elapsed().as_secs_f64();
+    say(format!(
+        "{} \"{}\" ready in {seconds:.1} s",
+        cluster.kind.word(),
+        cluster.name
+    ));
+    Ok(())
 }
 
 /// Starts the brokers side by side; when one fails, the others are stopped again.

@@ -46,6 +46,7 @@ impl Kind {
                 rabbitmq::TLS,
                 rabbitmq::API,
                 rabbitmq::METRICS,
+                rabbitmq::STREAM,
                 rabbitmq::DISTRIBUTION,
                 rabbitmq::EPMD,
             ],

@@ -7,5 +7,5 @@ mod kafka;
 mod process;
 mod rabbitmq;
 
-pub use cli::{Args, main};
-pub use cluster::{Cluster, Kind, Options, env_of, exports, start, stop};
+pub use cli::{Args, main, start_all};
+pub use cluster::{Kind, Options, env_of, stop};
