@@ -2,6 +2,8 @@
 
 mod brokers;
 mod check;
+#[cfg(test)]
+mod compose;
 mod docs;
 mod http;
 mod install;

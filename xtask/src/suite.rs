@@ -131,6 +131,7 @@ fn start_brokers() -> Result<Env> {
         kafka_port: None,
         plain: false,
         temp: false,
+        settings: None,
         timeout: 180,
     };
     // Left over from a run that was killed: its messages would confuse this one.

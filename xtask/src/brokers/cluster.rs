@@ -73,6 +73,9 @@ pub struct Options {
     /// Data in a temporary folder instead of target/brokers
     #[arg(long)]
     pub temp: bool,
+    /// RabbitMQ: lines added to rabbitmq.conf. Kafka: properties in place of ours. For one broker at a time
+    #[arg(long, value_name = "FILE")]
+    pub settings: Option<PathBuf>,
     /// Give up when a broker is not ready after so many seconds
     #[arg(long, default_value_t = 120)]
     pub timeout: u64,
@@ -183,6 +186,8 @@ impl Cluster {
         }
         fs::remove_dir_all(&self.data).ok();
         fs::remove_file(Self::record(self.kind, &self.name))?;
+        // Gone with the last broker of a name that never had certificates; refused by the system while anything is inside.
+        fs::remove_dir(home(&self.name)).ok();
         Ok(())
     }
 }
@@ -230,9 +235,15 @@ pub fn start(kind: Kind, options: &Options) -> Result<Cluster> {
         process: None,
         epmd: None,
     };
+    let settings = options
+        .settings
+        .as_ref()
+        .map(fs::read_to_string)
+        .transpose()
+        .context("--settings")?;
     match kind {
-        Kind::Rabbitmq => rabbitmq::prepare(&cluster)?,
-        Kind::Kafka => kafka::prepare(&cluster)?,
+        Kind::Rabbitmq => rabbitmq::prepare(&cluster, settings.as_deref().unwrap_or_default())?,
+        Kind::Kafka => kafka::prepare(&cluster, settings)?,
     }
     if let Err(e) = cluster.launch(Duration::from_secs(options.timeout)) {
         // The log's tail is in the error; leaving a half-started broker behind would block the ports.

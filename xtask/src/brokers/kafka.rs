@@ -30,9 +30,14 @@ fn log(cluster: &Cluster) -> PathBuf {
 }
 
 /// Writes the settings and formats the log folder with the SCRAM user in it.
-pub fn prepare(cluster: &Cluster) -> Result<()> {
+pub fn prepare(cluster: &Cluster, settings: Option<String>) -> Result<()> {
     let properties = properties_file(cluster);
-    fs::write(&properties, settings(cluster))?;
+    let settings = settings.unwrap_or_else(|| ours(cluster));
+    // The last line of a key wins: data is in our folder whoever wrote the settings.
+    fs::write(
+        &properties,
+        format!("{settings}\nlog.dirs={}\n", cluster.data.join("data").display()),
+    )?;
     let mut users = Vec::new();
     if cluster.tls.is_some() {
         for mechanism in ["SCRAM-SHA-512", "SCRAM-SHA-256"] {
@@ -57,7 +62,7 @@ pub fn format(properties: &std::path::Path, users: &[String]) -> Result<()> {
         .context("Kafka could not format its log folder")
 }
 
-fn settings(cluster: &Cluster) -> String {
+fn ours(cluster: &Cluster) -> String {
     let Cluster {
         port, user, password, ..
     } = cluster;
@@ -81,7 +86,6 @@ fn settings(cluster: &Cluster) -> String {
          advertised.listeners={listeners}\n\
          listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL\n\
          inter.broker.listener.name=PLAINTEXT\n\
-         log.dirs={}\n\
          auto.create.topics.enable=false\n\
          num.network.threads=2\n\
          num.io.threads=4\n\
@@ -101,8 +105,7 @@ fn settings(cluster: &Cluster) -> String {
          group.consumer.min.session.timeout.ms=1000\n\
          group.consumer.session.timeout.ms=10000\n\
          broker.session.timeout.ms=5000\n\
-         broker.heartbeat.interval.ms=1000\n",
-        cluster.data.join("data").display()
+         broker.heartbeat.interval.ms=1000\n"
     );
     if let Some(tls) = &cluster.tls {
         let tls = tls.display();

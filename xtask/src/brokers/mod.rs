@@ -9,3 +9,6 @@ mod rabbitmq;
 
 pub use cli::{Args, main, start_all};
 pub use cluster::{Kind, Options, env_of, stop};
+
+#[cfg(test)]
+pub use {cluster::start, kafka::client, rabbitmq::ctl};

@@ -38,13 +38,13 @@ fn log(cluster: &Cluster) -> PathBuf {
     cluster.data.join("log").join(format!("{}.log", node(cluster)))
 }
 
-/// Writes configuration, plugins and cookie.
-pub fn prepare(cluster: &Cluster) -> Result<()> {
+/// Writes configuration (ours, then `more`), plugins and cookie.
+pub fn prepare(cluster: &Cluster, more: &str) -> Result<()> {
     let dir = &cluster.data;
     for sub in ["mnesia", "log", "generated", "schema"] {
         fs::create_dir_all(dir.join(sub))?;
     }
-    fs::write(dir.join("rabbitmq.conf"), configuration(cluster))?;
+    fs::write(dir.join("rabbitmq.conf"), configuration(cluster) + more)?;
     fs::write(dir.join("enabled_plugins"), PLUGINS)?;
     let cookie = dir.join(".erlang.cookie");
     fs::write(&cookie, &cluster.password)?;
