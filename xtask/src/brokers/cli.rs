@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
 use super::cluster::{Cluster, Kind, Options, env_of, exports, start, stop};
+use super::process::Process;
 use super::{kafka, rabbitmq};
 use crate::run::say;
 
@@ -232,7 +233,7 @@ fn status(which: &Which, json: bool) -> Result<i32> {
         rows.push(serde_json::json!({
             "broker": kind.word(), "name": which.name, "state": state,
             "port": cluster.as_ref().map(|c| c.port), "pid": process.map(|p| p.pid),
-            "rss_mib": process.and_then(|p| p.rss_mib()), "data": cluster.as_ref().map(|c| c.data.clone()),
+            "rss_mib": process.and_then(Process::rss_mib), "data": cluster.as_ref().map(|c| c.data.clone()),
         }));
     }
     if json {

@@ -173,9 +173,9 @@ impl Cluster {
         if let Some(process) = self.process.take() {
             // Nobody will miss data that is about to be deleted.
             if wipe {
-                process.kill()?
+                process.kill()?;
             } else {
-                process.end(Duration::from_secs(20))?
+                process.end(Duration::from_secs(20))?;
             }
         }
         if let Some(epmd) = self.epmd.take() {

@@ -11,4 +11,4 @@ pub use cli::{Args, main, start_all};
 pub use cluster::{Kind, Options, env_of, stop};
 
 #[cfg(test)]
-pub use {cluster::start, kafka::client, rabbitmq::ctl};
+pub use {cluster::Cluster, cluster::start, kafka::client, rabbitmq::ctl};
