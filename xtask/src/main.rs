@@ -1,1 +1,59 @@
-fn main() {}
+//! `cargo xtask …`: the one list of developer commands; CI calls the same.
+
+mod brokers;
+mod check;
+#[cfg(test)]
+mod compose;
+mod docs;
+mod http;
+mod install;
+mod plugins;
+mod run;
+mod signals;
+mod suite;
+mod totals;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Helix: commands for working on it"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Everything: installs what is missing, starts real brokers, runs all tests, stops the brokers
+    Test(suite::Args),
+    /// Format, lints, unit tests, architecture: before every commit
+    Check,
+    /// Real RabbitMQ and Kafka on loopback, without containers
+    Brokers(brokers::Args),
+    /// Build plugins/ and tests/guests/ to components
+    Plugins,
+    /// Regenerate config schema, config reference and metrics list
+    Docs(docs::Args),
+}
+
+fn main() -> std::process::ExitCode {
+    let done = match Cli::parse().command {
+        Task::Test(args) => suite::main(&args).map(|()| 0),
+        Task::Check => check::main().map(|()| 0),
+        Task::Brokers(args) => brokers::main(args),
+        Task::Plugins => plugins::all().map(|()| 0),
+        Task::Docs(args) => docs::main(&args).map(|()| 0),
+    };
+    match done {
+        Ok(code) => std::process::ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        Err(e) => {
+            run::say(format!("{e:#}"));
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! `cargo xtask brokers …`.
+
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+
+use super::cluster::{Cluster, Kind, Options, env_of, exports, start, stop};
+use super::process::Process;
+use super::{kafka, rabbitmq};
+use crate::run::say;
+
+#[derive(Parser)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+/// Which brokers: one, or both when none is named.
+#[derive(clap::Args)]
+struct Which {
+    kind: Option<Kind>,
+    /// Keeps several pairs of brokers apart
+    #[arg(long, env = "HELIX_BROKERS_NAME", default_value = "dev")]
+    name: String,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Start with fresh data; prints `export` lines for eval
+    Start {
+        kind: Option<Kind>,
+        #[command(flatten)]
+        options: Options,
+        /// Print the environment as one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stop and remove the data
+    Stop {
+        #[command(flatten)]
+        which: Which,
+        /// Keep the data, for `restart`
+        #[arg(long)]
+        keep_data: bool,
+    },
+    /// One line a broker; exit 0 when all run, 3 otherwise
+    Status {
+        #[command(flatten)]
+        which: Which,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the `export` lines again
+    Env {
+        #[command(flatten)]
+        which: Which,
+        #[arg(long)]
+        json: bool,
+    },
+    /// SIGKILL, as a power cut would do it
+    Kill(Which),
+    /// Start again on the data that is there (running: orderly stop first)
+    Restart(Which),
+    /// SIGSTOP: the broker hangs, connections stay open
+    Pause(Which),
+    /// SIGCONT
+    Resume(Which),
+    /// The broker's own tools, e.g. `tool rabbitmq list_queues`, `tool kafka org.apache.kafka.tools.TopicCommand --list`
+    Tool {
+        kind: Kind,
+        #[arg(long, env = "HELIX_BROKERS_NAME", default_value = "dev")]
+        name: String,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        args: Vec<String>,
+    },
+}
+
+impl Which {
+    fn kinds(&self) -> Vec<Kind> {
+        self.kind.map_or_else(|| Kind::ALL.to_vec(), |kind| vec![kind])
+    }
+
+    /// The recorded ones; naming none that exists is an error.
+    fn clusters(&self) -> Result<Vec<Cluster>> {
+        let mut found = Vec::new();
+        for kind in self.kinds() {
+            found.extend(Cluster::load(kind, &self.name)?);
+        }
+        if found.is_empty() {
+            bail!(
+                "no brokers named \"{}\": `cargo xtask brokers start --name {}` starts them",
+                self.name,
+                self.name
+            );
+        }
+        Ok(found)
+    }
+}
+
+pub fn main(args: Args) -> Result<i32> {
+    match args.action {
+        Action::Start { kind, options, json } => {
+            let kinds = kind.map_or_else(|| Kind::ALL.to_vec(), |kind| vec![kind]);
+            print_env(&start_all(&kinds, &options)?, json)?;
+        }
+        Action::Stop { which, keep_data } => {
+            for kind in which.kinds() {
+                if stop(kind, &which.name, keep_data)? {
+                    say(format!("{} \"{}\" stopped", kind.word(), which.name));
+                }
+            }
+        }
+        Action::Status { which, json } => return status(&which, json),
+        Action::Env { which, json } => print_env(&which.clusters()?, json)?,
+        Action::Kill(which) => {
+            for mut cluster in which.clusters()? {
+                let process = cluster.process()?;
+                process.kill()?;
+                cluster.process = None;
+                cluster.save()?;
+                say(format!(
+                    "{} \"{}\" killed (pid {})",
+                    cluster.kind.word(),
+                    cluster.name,
+                    process.pid
+                ));
+            }
+        }
+        Action::Restart(which) => {
+            let clusters = which.clusters()?;
+            let restarted: Vec<Result<()>> = thread::scope(|scope| {
+                let handles: Vec<_> = clusters
+                    .into_iter()
+                    .map(|cluster| scope.spawn(|| restart(cluster)))
+                    .collect();
+                handles
+                    .into_iter()
+                    .filter_map(|handle| handle.join().ok())
+                    .collect()
+            });
+            restarted.into_iter().collect::<Result<()>>()?;
+        }
+        Action::Pause(which) => signal(&which, libc::SIGSTOP)?,
+        Action::Resume(which) => signal(&which, libc::SIGCONT)?,
+        Action::Tool { kind, name, args } => {
+            let Some(cluster) = Cluster::load(kind, &name)? else {
+                bail!("no {} named \"{name}\"", kind.word());
+            };
+            let mut command: Command = match kind {
+                Kind::Rabbitmq => rabbitmq::ctl(&cluster),
+                Kind::Kafka => kafka::client(&cluster, &args)?,
+            };
+            if kind == Kind::Rabbitmq {
+                command.args(args);
+            }
+            return Ok(crate::run::status(&mut command)?.code().unwrap_or(1));
+        }
+    }
+    Ok(0)
+}
+
+fn restart(mut cluster: Cluster) -> Result<()> {
+    cluster.stop(false)?;
+    let started = Instant::now();
+    cluster.launch(Duration::from_secs(120))?;
+    let seconds = started.elapsed().as_secs_f64();
+    say(format!(
+        "{} \"{}\" ready in {seconds:.1} s",
+        cluster.kind.word(),
+        cluster.name
+    ));
+    Ok(())
+}
+
+/// Starts the brokers side by side; when one fails, the others are stopped again.
+pub fn start_all(kinds: &[Kind], options: &Options) -> Result<Vec<Cluster>> {
+    let results: Vec<Result<Cluster>> = thread::scope(|scope| {
+        let handles: Vec<_> = kinds
+            .iter()
+            .map(|kind| scope.spawn(|| start(*kind, options)))
+            .collect();
+        let ended = |handle: thread::ScopedJoinHandle<'_, Result<Cluster>>| {
+            handle
+                .join()
+                .unwrap_or_else(|_| Err(anyhow::anyhow!("starting panicked")))
+        };
+        handles.into_iter().map(ended).collect()
+    });
+    if results.iter().any(Result::is_err) {
+        for mut cluster in results.iter().flatten().cloned() {
+            cluster.stop(true).ok();
+        }
+    }
+    results.into_iter().collect()
+}
+
+fn signal(which: &Which, signal: i32) -> Result<()> {
+    for cluster in which.clusters()? {
+        cluster.process()?.signal(signal);
+    }
+    Ok(())
+}
+
+fn print_env(clusters: &[Cluster], json: bool) -> Result<()> {
+    let env = env_of(clusters);
+    if json {
+        let object: serde_json::Map<_, _> = env
+            .into_iter()
+            .map(|(name, value)| (name, value.into()))
+            .collect();
+        println!("{}", serde_json::to_string_pretty(&object)?);
+    } else {
+        print!("{}", exports(&env));
+    }
+    Ok(())
+}
+
+fn status(which: &Which, json: bool) -> Result<i32> {
+    let mut all_run = true;
+    let mut rows = Vec::new();
+    for kind in which.kinds() {
+        let cluster = Cluster::load(kind, &which.name)?;
+        let process = cluster.as_ref().and_then(|cluster| cluster.process().ok());
+        all_run &= process.is_some();
+        let state = match (&cluster, process) {
+            (_, Some(_)) => "running",
+            (Some(_), None) => "stopped",
+            (None, None) => "absent",
+        };
+        rows.push(serde_json::json!({
+            "broker": kind.word(), "name": which.name, "state": state,
+            "port": cluster.as_ref().map(|c| c.port), "pid": process.map(|p| p.pid),
+            "rss_mib": process.and_then(Process::rss_mib), "data": cluster.as_ref().map(|c| c.data.clone()),
+        }));
+    }
+    if json {
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+    } else {
+        for row in &rows {
+            let word = |key: &str| {
+                row.get(key)
+                    .map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
+                    .unwrap_or_default()
+            };
+            println!(
+                "{:<9} {:<8} port {} pid {} rss {} MiB {}",
+                word("broker"),
+                word("state"),
+                word("port"),
+                word("pid"),
+                word("rss_mib"),
+                word("data")
+            );
+        }
+    }
+    Ok(if all_run { 0 } else { 3 })
+}

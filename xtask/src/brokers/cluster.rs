@@ -1,0 +1,346 @@
+//! One running broker: what is remembered about it, and what can be done to it.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use super::process::{Process, free};
+use super::{certs, kafka, rabbitmq};
+use crate::run::say;
+use crate::workspace;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Rabbitmq,
+    Kafka,
+}
+
+impl Kind {
+    pub const ALL: [Self; 2] = [Self::Rabbitmq, Self::Kafka];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Rabbitmq => "rabbitmq",
+            Self::Kafka => "kafka",
+        }
+    }
+
+    /// Below the kernel's range for outgoing connections (32768…), away from the ports of a broker in daily use.
+    fn default_port(self) -> u16 {
+        match self {
+            Self::Rabbitmq => 21672,
+            Self::Kafka => 21092,
+        }
+    }
+
+    /// Distance of every listener from the first port.
+    fn offsets(self) -> &'static [u16] {
+        match self {
+            Self::Rabbitmq => &[
+                0,
+                rabbitmq::TLS,
+                rabbitmq::API,
+                rabbitmq::METRICS,
+                rabbitmq::STREAM,
+                rabbitmq::DISTRIBUTION,
+                rabbitmq::EPMD,
+            ],
+            Self::Kafka => &[0, kafka::TLS, kafka::SASL, kafka::CONTROLLER],
+        }
+    }
+}
+
+/// How a broker is to be started.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// Keeps several pairs of brokers apart
+    #[arg(long, env = "HELIX_BROKERS_NAME", default_value = "dev", value_parser = name)]
+    pub name: String,
+    /// First port of RabbitMQ: P AMQP, P+10 AMQP over TLS, P+20 management, P+30 Prometheus (default: 21672 or the next free)
+    #[arg(long)]
+    pub rabbitmq_port: Option<u16>,
+    /// First port of Kafka: P plain, P+10 TLS, P+20 SASL over TLS, P+30 controller (default: 21092 or the next free)
+    #[arg(long)]
+    pub kafka_port: Option<u16>,
+    /// Plain listeners only: no TLS, no SASL
+    #[arg(long)]
+    pub plain: bool,
+    /// Data in a temporary folder instead of target/brokers
+    #[arg(long)]
+    pub temp: bool,
+    /// RabbitMQ: lines added to rabbitmq.conf. Kafka: properties in place of ours. For one broker at a time
+    #[arg(long, value_name = "FILE")]
+    pub settings: Option<PathBuf>,
+    /// Give up when a broker is not ready after so many seconds
+    #[arg(long, default_value_t = 120)]
+    pub timeout: u64,
+}
+
+fn name(text: &str) -> Result<String, String> {
+    let fine = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    if fine {
+        Ok(text.to_owned())
+    } else {
+        Err("letters, digits and `-` only".to_owned())
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Cluster {
+    pub kind: Kind,
+    pub name: String,
+    pub port: u16,
+    pub data: PathBuf,
+    /// CA and certificates; none = plain listeners only.
+    pub tls: Option<PathBuf>,
+    pub user: String,
+    pub password: String,
+    pub process: Option<Process>,
+    /// RabbitMQ's port mapper daemon.
+    pub epmd: Option<Process>,
+}
+
+/// Folder of all brokers of a name.
+fn home(name: &str) -> PathBuf {
+    let all = std::env::var_os("HELIX_BROKERS_STATE")
+        .map_or_else(|| workspace::target().join("brokers"), PathBuf::from);
+    all.join(name)
+}
+
+impl Cluster {
+    fn record(kind: Kind, name: &str) -> PathBuf {
+        home(name).join(format!("{}.json", kind.word()))
+    }
+
+    pub fn load(kind: Kind, name: &str) -> Result<Option<Self>> {
+        let path = Self::record(kind, name);
+        match fs::read(&path) {
+            Ok(text) => Ok(Some(
+                serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?,
+            )),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
+    pub fn save(&self) -> Result<()> {
+        let path = Self::record(self.kind, &self.name);
+        let fresh = path.with_extension("json.tmp");
+        fs::write(&fresh, serde_json::to_vec_pretty(self)?)?;
+        fs::rename(fresh, path)?;
+        Ok(())
+    }
+
+    pub fn running(&self) -> bool {
+        self.process.is_some_and(Process::alive)
+    }
+
+    /// The process, or an error that says how to get one.
+    pub fn process(&self) -> Result<Process> {
+        match self.process {
+            Some(process) if process.alive() => Ok(process),
+            _ => bail!(
+                "{} \"{}\" does not run: `cargo xtask brokers start|restart` starts it",
+                self.kind.word(),
+                self.name
+            ),
+        }
+    }
+
+    /// Starts the process on the data that is there and waits until it serves.
+    pub fn launch(&mut self, limit: Duration) -> Result<()> {
+        let launched = match self.kind {
+            Kind::Rabbitmq => rabbitmq::launch(self),
+            Kind::Kafka => kafka::launch(self),
+        };
+        // Recorded before it is ready: an interrupted start can still be stopped.
+        self.save()?;
+        launched?;
+        let ready = match self.kind {
+            Kind::Rabbitmq => rabbitmq::await_ready(self, limit),
+            Kind::Kafka => kafka::await_ready(self, limit),
+        };
+        ready.with_context(|| format!("{} \"{}\" did not start", self.kind.word(), self.name))
+    }
+
+    /// Orderly stop; the data stays unless `wipe`.
+    pub fn stop(&mut self, wipe: bool) -> Result<()> {
+        if let Some(process) = self.process.take() {
+            // Nobody will miss data that is about to be deleted.
+            if wipe {
+                process.kill()?;
+            } else {
+                process.end(Duration::from_secs(20))?;
+            }
+        }
+        if let Some(epmd) = self.epmd.take() {
+            epmd.end(Duration::from_secs(2))?;
+        }
+        if !wipe {
+            return self.save();
+        }
+        fs::remove_dir_all(&self.data).ok();
+        fs::remove_file(Self::record(self.kind, &self.name))?;
+        // Gone with the last broker of a name that never had certificates; refused by the system while anything is inside.
+        fs::remove_dir(home(&self.name)).ok();
+        Ok(())
+    }
+}
+
+/// Starts one broker with fresh data. Running already: that one is answered, untouched.
+pub fn start(kind: Kind, options: &Options) -> Result<Cluster> {
+    if !cfg!(target_os = "linux") {
+        bail!("brokers without containers need Linux (Debian or a relative)");
+    }
+    if let Some(mut old) = Cluster::load(kind, &options.name)? {
+        if old.running() {
+            say(format!(
+                "{} \"{}\" runs already on port {}",
+                kind.word(),
+                options.name,
+                old.port
+            ));
+            return Ok(old);
+        }
+        old.stop(true)?;
+    }
+    match kind {
+        Kind::Rabbitmq => rabbitmq::install()?,
+        Kind::Kafka => kafka::install()?,
+    }
+    let home = home(&options.name);
+    fs::create_dir_all(&home)?;
+    let home = home.canonicalize()?;
+    let tls = (!options.plain).then(|| home.join("tls"));
+    if let Some(dir) = &tls {
+        // Both brokers start at the same time and share the certificates.
+        let lock = File::create(home.join(".certs.lock"))?;
+        lock.lock()?;
+        certs::make(dir)?;
+    }
+    let started = Instant::now();
+    let mut cluster = Cluster {
+        kind,
+        name: options.name.clone(),
+        port: port(kind, options)?,
+        data: data_folder(kind, options, &home)?,
+        tls,
+        user: "helix".to_owned(),
+        password: random_hex(12)?,
+        process: None,
+        epmd: None,
+    };
+    let settings = options
+        .settings
+        .as_ref()
+        .map(fs::read_to_string)
+        .transpose()
+        .context("--settings")?;
+    match kind {
+        Kind::Rabbitmq => rabbitmq::prepare(&cluster, settings.as_deref().unwrap_or_default())?,
+        Kind::Kafka => kafka::prepare(&cluster, settings)?,
+    }
+    if let Err(e) = cluster.launch(Duration::from_secs(options.timeout)) {
+        // The log's tail is in the error; leaving a half-started broker behind would block the ports.
+        cluster.stop(false)?;
+        return Err(e);
+    }
+    say(format!(
+        "{} \"{}\" ready on port {} in {:.1} s",
+        kind.word(),
+        cluster.name,
+        cluster.port,
+        started.elapsed().as_secs_f64()
+    ));
+    Ok(cluster)
+}
+
+/// Stops one broker and removes its data unless `keep`; false when there is none.
+pub fn stop(kind: Kind, name: &str, keep: bool) -> Result<bool> {
+    match Cluster::load(kind, name)? {
+        Some(mut cluster) => cluster.stop(!keep).map(|()| true),
+        None => Ok(false),
+    }
+}
+
+fn data_folder(kind: Kind, options: &Options, home: &Path) -> Result<PathBuf> {
+    let dir = if options.temp {
+        std::env::temp_dir().join(format!(
+            "helix-{}-{}-{}",
+            kind.word(),
+            options.name,
+            random_hex(4)?
+        ))
+    } else {
+        home.join(kind.word())
+    };
+    if dir.exists() {
+        fs::remove_dir_all(&dir)?;
+    }
+    fs::create_dir_all(&dir)?;
+    Ok(dir)
+}
+
+fn port(kind: Kind, options: &Options) -> Result<u16> {
+    let asked = match kind {
+        Kind::Rabbitmq => options.rabbitmq_port,
+        Kind::Kafka => options.kafka_port,
+    };
+    let taken = |first: u16| {
+        kind.offsets()
+            .iter()
+            .map(|offset| first.saturating_add(*offset))
+            .find(|port| !free(*port))
+    };
+    if let Some(first) = asked {
+        if let Some(port) = taken(first) {
+            bail!("port {port} is taken; choose another with --{}-port", kind.word());
+        }
+        return Ok(first);
+    }
+    (0..10)
+        .map(|step| kind.default_port() + step * 100)
+        .find(|first| taken(*first).is_none())
+        .with_context(|| {
+            format!(
+                "no free ports for {}; name one with --{}-port",
+                kind.word(),
+                kind.word()
+            )
+        })
+}
+
+fn random_hex(bytes: usize) -> Result<String> {
+    use std::io::Read;
+    let mut raw = vec![0; bytes];
+    File::open("/dev/urandom")?.read_exact(&mut raw)?;
+    Ok(raw.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// What tests and people need to reach the brokers, as environment variables.
+pub fn env_of(clusters: &[Cluster]) -> Vec<(String, String)> {
+    let mut env = Vec::new();
+    let mut set = |name: &str, value: String| env.push((format!("HELIX_TEST_{name}"), value));
+    for cluster in clusters {
+        match cluster.kind {
+            Kind::Rabbitmq => rabbitmq::env(cluster, &mut set),
+            Kind::Kafka => kafka::env(cluster, &mut set),
+        }
+    }
+    if let Some(tls) = clusters.iter().find_map(|cluster| cluster.tls.as_ref()) {
+        set("TLS_DIR", tls.display().to_string());
+    }
+    env
+}
+
+/// Lines for `eval`.
+pub fn exports(env: &[(String, String)]) -> String {
+    env.iter()
+        .map(|(name, value)| format!("export {name}='{value}'\n"))
+        .collect()
+}

@@ -1,0 +1,35 @@
+//! Where things are in this checkout.
+
+use std::path::PathBuf;
+
+/// Root of the checkout. Cargo names the package folder at run time, which stays right when target folders are shared.
+pub fn root() -> PathBuf {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map(PathBuf::from)
+        .filter(|path| path.ends_with("xtask"))
+        .unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
+    package.parent().map_or_else(|| package.clone(), PathBuf::from)
+}
+
+/// Cargo's target folder, absolute.
+pub fn target() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) => root().join(dir),
+        None => root().join("target"),
+    }
+}
+
+/// Target folder of WebAssembly builds: apart, so that they never wait for the host's build lock.
+pub fn wasm_target() -> PathBuf {
+    target().join("wasm")
+}
+
+/// The host's binary as `cargo build` leaves it.
+pub fn host_binary() -> PathBuf {
+    target().join("debug").join("helix")
+}
+
+/// The cargo that runs us.
+pub fn cargo() -> std::ffi::OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
