@@ -116,24 +116,24 @@ fn canned(prompt: &str) -> String {
 mod tests {
     use helix_sdk::fetch::FetchError;
     use helix_sdk::publish::PublishError;
-    use helix_sdk::testing::{answer, host, run, task};
+    use helix_sdk::testing::{Message, Report, TestHost, answer, host, run, task};
     use serde_json::{Value, json};
 
     use super::*;
 
-    /// The handler with a gateway, whatever the environment says.
-    #[expect(non_camel_case_types, reason = "as the SDK names handlers")]
-    struct with_gateway {}
-
-    impl helix_sdk::rt::Handler for with_gateway {
-        const KIND: helix_sdk::rt::Kind = helix_sdk::rt::Kind::Task;
-        fn call(context: &Context<'_>) -> Handled {
-            let request: Json<Request> = helix_sdk::FromMessage::from_message(context)?;
-            complete("https://gateway.example/v1/complete", &request, context).map(|_| ())
-        }
+    /// The part that asks the gateway, whatever the environment says.
+    fn ask(host: TestHost) -> Report {
+        host.call(request(), |context| {
+            let asked = Request {
+                prompt: "hello".into(),
+                model: "m".into(),
+                max_tokens: None,
+            };
+            complete("https://gateway.example/v1/complete", &asked, context).map(|_| ())
+        })
     }
 
-    fn request() -> helix_sdk::testing::Message {
+    fn request() -> Message {
         task("llm.request")
             .id("t-1")
             .json(&json!({ "prompt": "hello", "model": "m" }))
@@ -176,9 +176,7 @@ mod tests {
 
     #[test]
     fn asks_the_gateway_once_per_id() {
-        let report = host()
-            .on_fetch(|_| answer(200, br#"{"text":"hi"}"#))
-            .run::<with_gateway>(request());
+        let report = ask(host().on_fetch(|_| answer(200, br#"{"text":"hi"}"#)));
         assert_eq!(report.result, Ok(()));
         let asked = &report.requests[0];
         assert_eq!((asked.method.as_str(), asked.timeout_ms), ("POST", Some(30_000)));
@@ -194,19 +192,15 @@ mod tests {
     #[test]
     fn gateway_troubles_are_retried_and_its_refusals_are_not() {
         for (status, reject) in [(500, false), (503, false), (429, false), (400, true), (404, true)] {
-            let report = host()
-                .on_fetch(move |_| answer(status, ""))
-                .run::<with_gateway>(request());
+            let report = ask(host().on_fetch(move |_| answer(status, "")));
             let failure = report.failure().unwrap();
             assert_eq!(failure.is_reject(), reject, "{failure:?}");
             assert_eq!(failure.code_str(), Some(&*format!("http.{status}")));
         }
-        let late = host()
-            .on_fetch(|_| Err(FetchError::Timeout))
-            .run::<with_gateway>(request());
+        let late = ask(host().on_fetch(|_| Err(FetchError::Timeout)));
         assert_eq!(late.failure().unwrap().code_str(), Some("fetch.timeout"));
         assert!(!late.failure().unwrap().is_reject());
-        let denied = run::<with_gateway>(request());
+        let denied = ask(host());
         assert_eq!(denied.failure().unwrap().code_str(), Some("fetch.denied"));
     }
 

@@ -71,9 +71,14 @@ impl TestHost {
             message.kind,
             "the handler is for the other kind of message"
         );
+        self.call(message, H::call)
+    }
+
+    /// Runs a part of a handler on one message, for what lies behind a setting or a match.
+    pub fn call(self, message: Message, work: impl FnOnce(&Context<'_>) -> Handled) -> Report {
         let (result, host) = self.during(Scope::Single, || match message.kind {
-            Kind::Task => H::call(&Context::task(&message.task)),
-            Kind::Event => H::call(&Context::event(&message.event)),
+            Kind::Task => work(&Context::task(&message.task)),
+            Kind::Event => work(&Context::event(&message.event)),
         });
         let published = host.tasks.len() + host.events.len();
         let done = result.is_ok();
