@@ -1,5 +1,33 @@
 //! The seam to handlers: everything that knows wasmtime is behind it.
 
+mod address;
+mod allow;
+mod bindings;
+mod cache;
+mod call;
+mod component;
+mod convert;
+mod engine;
+mod error;
+mod fetch;
+mod grants;
+mod instance;
+mod limits;
+mod linker;
+mod log;
+mod outgoing_http;
+mod packed;
+mod pool;
+mod publisher;
+mod registry;
+mod sandbox;
+mod trap;
+mod watch;
+
+pub use error::Error;
+pub use registry::{ReloadEvent, ReloadReport, Runtime, RuntimeOptions, inspect};
+pub use sandbox::Targets;
+
 use std::sync::Arc;
 use std::time::Duration;
 

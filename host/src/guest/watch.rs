@@ -1,0 +1,186 @@
+//! Watches the files of plugins and reloads those that changed and then stayed as they are.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use notify_debouncer_full::notify::{RecommendedWatcher, RecursiveMode};
+use notify_debouncer_full::{DebounceEventResult, Debouncer, RecommendedCache, new_debouncer};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::registry::Runtime;
+
+/// Looks without being told: network file systems and some container mounts report nothing.
+const POLL: Duration = Duration::from_secs(2);
+/// Between two looks at a file that changed.
+const SETTLE: Duration = Duration::from_millis(50);
+const DEBOUNCE: Duration = Duration::from_millis(50);
+
+/// What a file looks like from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let meta = std::fs::metadata(path).ok()?;
+        Some(Self { inode: meta.ino(), size: meta.size(), modified: (meta.mtime(), meta.mtime_nsec()) })
+    }
+}
+
+/// Decides when a file is ready: it differs from what was loaded and looks the same twice. Pure.
+#[derive(Debug)]
+struct Follower {
+    loaded: Option<Stamp>,
+    seen: Option<Stamp>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Nothing,
+    /// Look again soon.
+    Unsettled,
+    Reload,
+    Removed,
+}
+
+impl Follower {
+    fn new(now: Option<Stamp>) -> Self {
+        Self { loaded: now, seen: now }
+    }
+
+    fn look(&mut self, now: Option<Stamp>) -> Step {
+        let before = std::mem::replace(&mut self.seen, now);
+        if now == self.loaded {
+            return Step::Nothing;
+        }
+        if now != before {
+            return Step::Unsettled;
+        }
+        self.loaded = now;
+        match now {
+            Some(_) => Step::Reload,
+            None => Step::Removed,
+        }
+    }
+}
+
+impl Runtime {
+    /// Watches until cancelled. Every plugin is loaded once at the beginning if nothing serves yet, so that no change
+    /// between [`Runtime::load_all`] and this call is missed.
+    pub fn watch(&self, stop: CancellationToken) -> JoinHandle<()> {
+        let runtime = self.clone();
+        tokio::spawn(async move {
+            let (wake, mut woken) = mpsc::channel(1);
+            let mut folders = Folders { watcher: None, watched: Vec::new(), wake };
+            let mut followers: BTreeMap<String, (PathBuf, Follower)> = BTreeMap::new();
+            let mut pause = Duration::ZERO;
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    _ = woken.recv() => {}
+                    () = tokio::time::sleep(pause) => {}
+                }
+                folders.follow(&runtime);
+                let unsettled = round(&runtime, &mut followers).await;
+                pause = if unsettled { SETTLE } else { POLL };
+            }
+        })
+    }
+}
+
+/// One look at all files; true when one of them is still changing.
+async fn round(runtime: &Runtime, followers: &mut BTreeMap<String, (PathBuf, Follower)>) -> bool {
+    let files = runtime.files();
+    followers.retain(|name, (path, _)| files.iter().any(|(n, p)| n == name && p == path));
+    let mut unsettled = false;
+    for (name, path) in files {
+        let now = Stamp::of(&path);
+        // A plugin seen for the first time counts as changed: reading a file that serves already changes nothing.
+        let (_, follower) =
+            followers.entry(name.clone()).or_insert_with(|| (path, Follower { loaded: None, seen: None }));
+        match follower.look(now) {
+            Step::Nothing => {}
+            Step::Unsettled => unsettled = true,
+            Step::Removed => runtime.file_removed(&name),
+            Step::Reload => {
+                runtime.reload(&name).await;
+            }
+        }
+    }
+    unsettled
+}
+
+/// The folders that are watched: not their subfolders, since handlers are built there.
+struct Folders {
+    watcher: Option<Debouncer<RecommendedWatcher, RecommendedCache>>,
+    watched: Vec<PathBuf>,
+    wake: mpsc::Sender<()>,
+}
+
+impl Folders {
+    fn follow(&mut self, runtime: &Runtime) {
+        let mut wanted: Vec<PathBuf> = vec![runtime.plugins_dir().to_owned()];
+        wanted.extend(runtime.files().into_iter().filter_map(|(_, file)| file.parent().map(Path::to_owned)));
+        wanted.sort();
+        wanted.dedup();
+        if self.watched == wanted {
+            return;
+        }
+        self.watched.clone_from(&wanted);
+        let wake = self.wake.clone();
+        let told = move |_: DebounceEventResult| {
+            // Full means that a look is due already.
+            let _ = wake.try_send(());
+        };
+        match new_debouncer(DEBOUNCE, None, told) {
+            Ok(mut watcher) => {
+                for folder in &wanted {
+                    if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
+                        tracing::warn!(folder = %folder.display(), %error, "not watched; looked at every 2 s instead");
+                    }
+                }
+                self.watcher = Some(watcher);
+            }
+            Err(error) => tracing::warn!(%error, "files are not watched; looked at every 2 s instead"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamp(size: u64) -> Option<Stamp> {
+        Some(Stamp { inode: 1, size, modified: (0, 0) })
+    }
+
+    #[test]
+    fn a_file_is_reloaded_once_it_stays_the_same() {
+        let mut f = Follower::new(stamp(1));
+        assert_eq!(f.look(stamp(1)), Step::Nothing);
+        assert_eq!(f.look(stamp(2)), Step::Unsettled);
+        assert_eq!(f.look(stamp(3)), Step::Unsettled);
+        assert_eq!(f.look(stamp(3)), Step::Reload);
+        assert_eq!(f.look(stamp(3)), Step::Nothing);
+    }
+
+    #[test]
+    fn a_file_that_goes_and_comes_back() {
+        let mut f = Follower::new(stamp(1));
+        assert_eq!(f.look(None), Step::Unsettled);
+        assert_eq!(f.look(None), Step::Removed);
+        assert_eq!(f.look(None), Step::Nothing);
+        assert_eq!(f.look(stamp(2)), Step::Unsettled);
+        assert_eq!(f.look(stamp(2)), Step::Reload);
+        // Written and undone between two looks.
+        assert_eq!(f.look(stamp(9)), Step::Unsettled);
+        assert_eq!(f.look(stamp(2)), Step::Nothing);
+    }
+}
