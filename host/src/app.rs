@@ -24,7 +24,6 @@ use crate::dispatch::{self, Context, Dispatcher};
 use crate::guest::{self, Plugins};
 use crate::http::{self, Api, Token};
 use crate::model::{Clock, MessageKind, Outgoing, SystemClock, UuidIds};
-use crate::route::Table;
 use crate::store::sqlite::SqliteStore;
 use crate::tasks::{Kind, Tasks};
 use crate::telemetry::Metrics;
@@ -34,7 +33,7 @@ pub struct App {
     settings: ArcSwap<Settings>,
     request: LoadRequest,
     files: Vec<PathBuf>,
-    runtime: Arc<guest::Runtime>,
+    runtime: guest::Runtime,
     targets: Arc<targets::Known>,
     brokers: HashMap<Arc<str>, Arc<dyn Broker>>,
     store: SqliteStore,
@@ -94,14 +93,13 @@ impl App {
             targets: Arc::clone(&targets) as Arc<dyn guest::Targets>,
         })
         .map_err(|error| failed("start the guest runtime", error))?;
-        let runtime = Arc::new(runtime);
         let fatal = CancellationToken::new();
         let context = Arc::new(Context::new(dispatch::Parts {
             clock: Arc::clone(&clock),
             ids: Arc::new(UuidIds),
             random: Box::new(random),
             metrics: Arc::clone(&metrics),
-            plugins: Arc::clone(&runtime) as Arc<dyn Plugins>,
+            plugins: Arc::new(runtime.clone()),
             retries: Arc::new(store.clone()),
             letters: Arc::new(store.clone()),
             targets: publishers(settings, &brokers)?,
@@ -139,7 +137,7 @@ impl App {
         let api = Arc::new(Api {
             brokers: self.brokers.clone(),
             targets: self.context.targets.clone(),
-            plugins: Arc::clone(&self.runtime) as Arc<dyn Plugins>,
+            plugins: Arc::new(self.runtime.clone()),
             letters: Arc::new(self.store.clone()),
             retries: Arc::new(self.store.clone()),
             dispatcher: Arc::clone(&self.dispatcher),
@@ -167,13 +165,14 @@ impl App {
         let settings = self.settings.load_full();
         if settings.host.messaging {
             self.create_own_topology(&settings).await;
-            self.dispatcher.apply(&settings, Table::new(&settings), &self.brokers);
+            self.dispatcher.apply(&settings, &self.brokers);
         } else {
             tracing::warn!("messaging is switched off (MESSAGING_ENABLED=false): health and metrics only");
         }
         self.runtime.load_all().await;
         self.dispatcher.plugins_changed();
-        self.runtime.watch(self.stop.clone()).await.map_err(|error| format!("watch plugins: {error}"))
+        let watch = self.runtime.watch(self.stop.clone());
+        watch.await.map_err(|error| format!("watch plugins: {error}"))
     }
 
     /// The embedded broker is ours alone: everything the topology names exists there. Real brokers get only what routes
@@ -201,7 +200,7 @@ impl App {
     fn follow_plugins(self: &Arc<Self>) {
         let dispatcher = Arc::downgrade(&self.dispatcher);
         let metrics = Arc::clone(&self.metrics);
-        self.runtime.on_reload(Box::new(move |event| {
+        self.runtime.on_reload(move |event| {
             let plugin = event.plugin.as_str();
             match &event.error {
                 None => {
@@ -218,7 +217,7 @@ impl App {
             if let Some(dispatcher) = dispatcher.upgrade() {
                 dispatcher.plugins_changed();
             }
-        }));
+        });
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -287,7 +286,6 @@ impl App {
         }
         self.stop.cancel();
         tasks.join(JOIN_LIMIT).await;
-        self.runtime.stop().await;
         self.store.close().await;
         tracing::info!("stopped");
     }
@@ -359,7 +357,7 @@ pub(crate) fn declared_capabilities(settings: &Settings) -> HashMap<String, Capa
         .map(|(name, options)| {
             let capabilities = match options {
                 valid::Broker::Embedded(_) => embedded::CAPABILITIES,
-                valid::Broker::RabbitMq(options) => rabbitmq::capabilities(options),
+                valid::Broker::RabbitMq(options) => rabbitmq::capabilities(options.single_active_consumer),
                 valid::Broker::Kafka(_) => kafka::CAPABILITIES,
             };
             (name.clone(), capabilities)
@@ -382,6 +380,6 @@ fn publishers(
 
 /// Jitter needs no quality: the low bits of a random UUID.
 fn random() -> f64 {
-    let bits = uuid::Uuid::new_v4().as_u128() & u128::from(u32::MAX);
+    let bits = uuid::Uuid::now_v7().as_u128() & u128::from(u32::MAX);
     f64::from(u32::try_from(bits).unwrap_or_default()) / f64::from(u32::MAX)
 }

@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime};
 use super::{App, capabilities};
 use crate::config::valid::Settings;
 use crate::config::{self, Faults};
-use crate::route::Table;
 
 /// How often the files' times are looked at. Polling works on NFS and on Kubernetes' symlink swaps too, and two files cost
 /// nothing.
@@ -84,7 +83,7 @@ impl App {
         self.targets.replace(&settings);
         self.context.unrouted.store(Arc::new(settings.unrouted));
         if settings.host.messaging {
-            self.dispatcher.apply(&settings, Table::new(&settings), &self.brokers);
+            self.dispatcher.apply(&settings, &self.brokers);
         }
         self.settings.store(Arc::new(settings));
     }

@@ -1,6 +1,6 @@
 //! `helix call`: one handler, one message file, no broker.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub struct Call {
 impl Call {
     pub async fn run(self, global: &Global) -> Result<(), Exit> {
         let (name, plugin) = self.plugin(global);
-        let runtime = guest::Runtime::for_one(&plugin).map_err(|error| Exit::failed(error.to_string()))?;
+        let runtime = runtime(plugin)?;
         let report = runtime.reload(&name).await;
         if let Some(error) = report.error {
             return Err(Exit::invalid(error.to_string()));
@@ -58,7 +58,6 @@ impl Call {
             fresh: false,
         };
         let completion = version.call(&[invocation]).await.pop();
-        runtime.stop().await;
         let completion = completion.ok_or_else(|| Exit::failed("the handler gave no result"))?;
         print(global, &completion)
     }
@@ -89,6 +88,40 @@ impl Call {
             timestamp_ms: None,
             redelivered: false,
         })
+    }
+}
+
+fn runtime(plugin: valid::Plugin) -> Result<guest::Runtime, Exit> {
+    let plugins_dir = plugin.file.parent().map(Path::to_owned).unwrap_or_default();
+    guest::Runtime::start(guest::RuntimeOptions {
+        max_wasm_bytes: u64::MAX,
+        max_message_bytes: 1 << 20,
+        cache_dir: cache_dir(),
+        plugins_dir,
+        clock: Arc::new(SystemClock),
+        targets: Arc::new(Anywhere),
+        plugins: std::collections::BTreeMap::from([(plugin.name.clone(), plugin)]),
+    })
+    .map_err(|error| Exit::failed(error.to_string()))
+}
+
+/// Compiled code of files that no host serves.
+pub(super) fn cache_dir() -> PathBuf {
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let base = base.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
+    base.unwrap_or_else(std::env::temp_dir).join("helix/compiled")
+}
+
+/// Without a broker every queue and topic exists; grants still hold.
+struct Anywhere;
+
+impl guest::Targets for Anywhere {
+    fn resolve(&self, _: MessageKind, _: &str) -> Option<Arc<str>> {
+        None
+    }
+
+    fn exists(&self, _: MessageKind, _: &str) -> bool {
+        true
     }
 }
 
@@ -127,7 +160,25 @@ fn print(global: &Global, completion: &Completion) -> Result<(), Exit> {
 impl valid::Plugin {
     /// A plugin that no configuration names: defaults, nothing granted.
     pub(crate) fn without_grants(name: &str, file: PathBuf) -> Self {
-        Self { file, ..valid::Plugin::named(name) }
+        Self {
+            name: name.to_owned(),
+            file,
+            publish: Vec::new(),
+            fetch: Vec::new(),
+            fetch_private: false,
+            fetch_timeout: Duration::from_secs(10),
+            env: std::collections::BTreeMap::new(),
+            memory_bytes: 64 << 20,
+            table_elements: 20_000,
+            handles: 1000,
+            outputs: 100,
+            output_bytes: 4 << 20,
+            log_lines: 100,
+            instances: 1,
+            calls_per_instance: 10_000,
+            digest: None,
+            declared_at: "helix.toml".to_owned(),
+        }
     }
 }
 

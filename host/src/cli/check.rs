@@ -3,9 +3,8 @@
 use clap::Args;
 
 use super::output::{self, Format};
-use super::{Exit, Global, load};
+use super::{Exit, Global, load, plugin};
 use crate::app;
-use crate::guest;
 
 #[derive(Debug, Args)]
 pub struct Check {
@@ -24,8 +23,8 @@ impl Check {
         if !self.no_plugins {
             for plugin in settings.plugins.values() {
                 let wanted = settings.routes.iter().filter(|r| *r.plugin == plugin.name);
-                match guest::inspect(plugin).await {
-                    Err(error) => faults.push(error.to_string()),
+                match plugin::inspect_file(plugin.clone()).await {
+                    Err(error) => faults.push(error.message().to_owned()),
                     Ok(status) => {
                         for route in wanted.filter(|r| !status.exports.handles(r.kind)) {
                             faults.push(format!(

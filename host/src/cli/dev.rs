@@ -66,7 +66,7 @@ fn watch(project: &Project, changed: mpsc::Sender<()>) -> Result<Watcher, Exit> 
         let touched = events.is_ok_and(|events| events.iter().any(|event| !event.kind.is_access()));
         if touched {
             // Full means a build is asked for already.
-            drop(changed.try_send(()));
+            let _ = changed.try_send(());
         }
     })
     .map_err(failed)?;

@@ -34,6 +34,10 @@ impl Exit {
         Self { message: format!("error[{code}]: {}\n  see docs/errors/{code}.md", self.message), ..self }
     }
 
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     pub fn report(&self) -> ExitCode {
         // A closed stderr must not turn the exit code into a panic.
         let _ = writeln!(std::io::stderr(), "{}", self.message.trim_end());

@@ -29,11 +29,12 @@ enum Language {
 
 /// (path in the project, content). `{{name}}`, `{{crate}}` and `{{sdk}}` are replaced.
 const RUST: &[(&str, &str)] = &[
-    ("Cargo.toml", include_str!("new/template/Cargo.toml.tmpl")),
-    ("src/lib.rs", include_str!("new/template/src/lib.rs.tmpl")),
-    ("helix.toml", include_str!("new/template/helix.toml.tmpl")),
-    (".gitignore", include_str!("new/template/gitignore.tmpl")),
-    ("README.md", include_str!("new/template/README.md.tmpl")),
+    ("Cargo.toml", include_str!("new/template/Cargo.toml.in")),
+    ("src/lib.rs", include_str!("new/template/src/lib.rs")),
+    ("helix.toml", include_str!("new/template/helix.toml")),
+    ("topology.toml", include_str!("new/template/topology.toml")),
+    (".gitignore", include_str!("new/template/gitignore.in")),
+    ("README.md", include_str!("new/template/README.md")),
 ];
 
 impl New {

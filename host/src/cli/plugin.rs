@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use super::client::Client;
 use super::output::{self, Format};
-use super::{Exit, Global, load};
+use super::{Exit, Global, call, load};
 use crate::config::valid;
 use crate::error;
 use crate::guest::{self, PluginStatus};
@@ -85,7 +85,7 @@ async fn inspect(global: &Global, plugin: &str) -> Result<(), Exit> {
     if !grants.file.is_file() {
         return Err(Exit::invalid(format!("no file and no configured plugin named `{plugin}`")).coded(error::PLUGIN_MISSING));
     }
-    let status = guest::inspect(&grants).await.map_err(|refused| Exit::invalid(refused.to_string()))?;
+    let status = inspect_file(grants).await?;
     if global.output == Format::Json {
         return output::json(&status);
     }
@@ -101,4 +101,11 @@ async fn inspect(global: &Global, plugin: &str) -> Result<(), Exit> {
         })
         .collect();
     output::table(&["imports", "", "would be granted by"], rows)
+}
+
+/// Everything a reload would do, except the swap.
+pub(super) async fn inspect_file(plugin: valid::Plugin) -> Result<PluginStatus, Exit> {
+    let bytes = std::fs::read(&plugin.file)
+        .map_err(|e| Exit::failed(format!("cannot read {}: {e}", plugin.file.display())).coded(error::CLI_FILE))?;
+    guest::inspect(bytes, plugin, &call::cache_dir()).await.map_err(|refused| Exit::invalid(refused.to_string()))
 }

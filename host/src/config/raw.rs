@@ -50,6 +50,9 @@ pub struct Host {
     /// Log filter. Environment: LOG_LEVEL; MESSAGING_DEBUG=true means `debug`.
     #[schemars(extend("examples" = ["warn", "info,helix_host::dispatch=debug"]))]
     pub log: String,
+    /// Bearer token of the API: a reference `env:NAME` or `file:path`. Without one HTTP listens on loopback only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<Secret>,
 }
 
 impl Default for Host {
@@ -60,6 +63,7 @@ impl Default for Host {
             listen: "127.0.0.1:7061".into(),
             drain: Span::secs(25),
             log: "info".into(),
+            token: None,
         }
     }
 }

@@ -42,6 +42,8 @@ pub struct Host {
     pub messaging: bool,
     /// A `tracing` filter: `info`, `helix_host=debug`.
     pub log: String,
+    /// Bearer token of the API; without one it listens on loopback only.
+    pub token: Option<SecretString>,
 }
 
 #[derive(Debug, Clone)]

@@ -29,7 +29,7 @@ pub(super) async fn run(
     let permits = Arc::new(Semaphore::new(subscription.window));
     let mut backoff = backoff();
     while !stop.is_cancelled() {
-        let failure = match subscribe(&broker, &subscription).await {
+        let failure = match subscribe(&shared, &broker, &subscription).await {
             Ok(source) => {
                 let intake = Intake {
                     shared: &shared,
@@ -70,24 +70,38 @@ fn backoff() -> impl Iterator<Item = Duration> {
         .build()
 }
 
-/// Looks first, creates only what is missing, never changes what is there.
+/// Looks first, creates only what is missing, never changes what is there; a difference is named.
 async fn subscribe(
+    shared: &Shared,
     broker: &Arc<dyn Broker>,
     subscription: &Subscription,
 ) -> Result<Box<dyn Source>, broker::Error> {
+    let known = shared.topology.load();
+    let want = known
+        .iter()
+        .find(|d| d.kind == subscription.kind && d.name == subscription.destination)
+        .cloned()
+        .unwrap_or_else(|| Destination {
+            kind: subscription.kind,
+            name: Arc::clone(&subscription.destination),
+            max_priority: 0,
+            ttl: None,
+            partitions: 1,
+            arguments: std::collections::BTreeMap::new(),
+        });
     let topology = broker.topology();
-    let want = Destination {
-        kind: subscription.kind,
-        name: Arc::clone(&subscription.destination),
-        max_priority: 0,
-        ttl: None,
-        partitions: 1,
-        arguments: std::collections::BTreeMap::new(),
-    };
-    if topology.compare(&want).await? == Comparison::Missing {
-        return Err(broker::Error::UnknownDestination(
-            subscription.destination.to_string(),
-        ));
+    match topology.compare(&want).await? {
+        Comparison::Same => {}
+        Comparison::Missing => {
+            topology.create(&want).await?;
+            tracing::info!(broker = %broker.name(), destination = %want.name, "created, it was missing");
+        }
+        Comparison::Differs { differences } => {
+            tracing::warn!(
+                broker = %broker.name(), destination = %want.name, differences = %differences.join("; "),
+                "it differs from the topology file and is used as it is (HX0110)"
+            );
+        }
     }
     broker.subscribe(subscription.clone()).await
 }
@@ -205,8 +219,10 @@ impl Intake<'_> {
                 return;
             }
         };
-        let table = self.shared.table.load();
-        let runner = table
+        let runner = self
+            .shared
+            .routes
+            .current()
             .lookup(&envelope.origin, &envelope.message_type)
             .and_then(|route| self.shared.runners.load().get(&route.name).cloned());
         let item = Item {

@@ -29,10 +29,10 @@ use tokio_util::sync::CancellationToken;
 pub use context::{Context, Parts, Targets};
 use runner::Runner;
 
-use crate::broker::{Broker, Subscription};
+use crate::broker::{Broker, Destination, Subscription};
 use crate::config::valid::{Route, Settings};
 use crate::model::MessageKind;
-use crate::route::Table;
+use crate::route::{Routes, SourceSpec, Table};
 use crate::tasks::{Kind, Tasks};
 
 /// Owns every intake and runner; the only door to them.
@@ -44,13 +44,15 @@ pub struct Dispatcher {
 /// What intakes, runners and the schedule look things up in.
 pub struct Shared {
     pub(crate) context: Arc<Context>,
-    pub(crate) table: arc_swap::ArcSwap<Table>,
+    pub(crate) routes: Routes,
+    /// What queues and topics should be like, to create those that a route consumes and nobody made.
+    pub(crate) topology: arc_swap::ArcSwap<Vec<Destination>>,
     pub(crate) runners: arc_swap::ArcSwap<HashMap<Arc<str>, Arc<Runner>>>,
 }
 
 struct State {
     tasks: Tasks,
-    intakes: HashMap<(Arc<str>, MessageKind, Arc<str>), CancellationToken>,
+    intakes: HashMap<SourceKey, CancellationToken>,
 }
 
 impl Dispatcher {
@@ -63,7 +65,8 @@ impl Dispatcher {
         let parked = context.retries.lanes().await?;
         let shared = Arc::new(Shared {
             context: Arc::clone(&context),
-            table: arc_swap::ArcSwap::from_pointee(Table::default()),
+            routes: Routes::new(),
+            topology: arc_swap::ArcSwap::from_pointee(Vec::new()),
             runners: arc_swap::ArcSwap::from_pointee(HashMap::new()),
         });
         context.remember_parked(parked);
@@ -80,11 +83,13 @@ impl Dispatcher {
 
     /// Makes the table the one that serves: new routes get runners, removed ones drain, changed ones change in place.
     /// Messages under way are not touched.
-    pub fn apply(&self, settings: &Settings, table: Table, brokers: &HashMap<Arc<str>, Arc<dyn Broker>>) {
+    pub fn apply(&self, settings: &Settings, brokers: &HashMap<Arc<str>, Arc<dyn Broker>>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut runners = HashMap::clone(&self.shared.runners.load());
+        let table = Table::new(settings, &self.shared.routes.current());
         let wanted: HashMap<Arc<str>, Arc<Route>> = table
             .routes()
+            .iter()
             .map(|route| (Arc::clone(&route.name), Arc::clone(route)))
             .collect();
         for (name, route) in &wanted {
@@ -104,29 +109,34 @@ impl Dispatcher {
             .map(|(_, r)| Arc::clone(r))
             .collect();
         runners.retain(|name, _| wanted.contains_key(name));
-        let subscriptions = table.sources(settings);
+        // Runners before the table: whoever finds a route finds its runner.
+        self.shared.topology.store(Arc::new(settings.topology.clone()));
         self.shared.runners.store(Arc::new(runners));
-        self.shared.table.store(Arc::new(table));
+        let change = self.shared.routes.replace(settings);
+        if !change.is_empty() {
+            tracing::info!(generation = change.generation, added = ?change.added, removed = ?change.removed, changed = ?change.changed, "routes");
+        }
         for runner in removed {
             runner.retire();
         }
-        self.reconcile_intakes(&mut state, subscriptions, brokers);
+        self.reconcile_intakes(&mut state, table.sources(), brokers);
     }
 
     fn reconcile_intakes(
         &self,
         state: &mut State,
-        wanted: Vec<(Arc<str>, MessageKind, Arc<str>)>,
+        wanted: &[SourceSpec],
         brokers: &HashMap<Arc<str>, Arc<dyn Broker>>,
     ) {
         state.intakes.retain(|key, stop| {
-            let keep = wanted.contains(key);
+            let keep = wanted.iter().any(|spec| key_of(spec) == *key);
             if !keep {
                 stop.cancel();
             }
             keep
         });
-        for key in wanted {
+        for spec in wanted {
+            let key = key_of(spec);
             if state.intakes.contains_key(&key) {
                 continue;
             }
@@ -137,7 +147,7 @@ impl Dispatcher {
             let subscription = Subscription {
                 kind: key.1,
                 destination: Arc::clone(&key.2),
-                window: self.shared.context.limits.in_flight,
+                window: spec.window,
             };
             let intake = intake::run(
                 Arc::clone(&self.shared),
@@ -169,7 +179,7 @@ impl Dispatcher {
     }
 
     /// Destinations that are being consumed, for gauges.
-    pub fn subscriptions(&self) -> Vec<(Arc<str>, MessageKind, Arc<str>)> {
+    pub fn subscriptions(&self) -> Vec<SourceKey> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.intakes.keys().cloned().collect()
     }
@@ -200,6 +210,12 @@ impl Dispatcher {
         // Leaving a consumer group and flushing acknowledgements is short; it has its own bound beyond the drain limit.
         tasks.join(CLOSE_LIMIT + Duration::from_secs(1)).await;
     }
+}
+
+type SourceKey = (Arc<str>, MessageKind, Arc<str>);
+
+fn key_of(spec: &SourceSpec) -> SourceKey {
+    (Arc::clone(&spec.broker), spec.kind, Arc::clone(&spec.destination))
 }
 
 /// How long a source may take to send its last acknowledgements and leave.

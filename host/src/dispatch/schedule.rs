@@ -87,8 +87,8 @@ async fn place(shared: &Shared, parked: Parked, permit: tokio::sync::OwnedSemaph
     // The route it was parked under; when a reload took that away, the one that takes it now.
     let runners = shared.runners.load();
     let runner = runners.get(route.as_str()).cloned().or_else(|| {
-        let table = shared.table.load();
-        let now = table.lookup(&envelope.origin, &envelope.message_type)?;
+        let routes = shared.routes.current();
+        let now = routes.lookup(&envelope.origin, &envelope.message_type)?;
         runners.get(&now.name).cloned()
     });
     let Some(runner) = runner else {

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::model::{Digest, Envelope, Outcome, Outgoing};
 
@@ -82,7 +82,7 @@ pub struct Completion {
 }
 
 /// Which handlers a component has.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exports {
     pub task: bool,
     pub event: bool,
@@ -108,7 +108,7 @@ impl Exports {
 }
 
 /// A plugin as people see it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PluginStatus {
     pub name: String,
     /// None when no version ever loaded.
@@ -123,7 +123,7 @@ pub struct PluginStatus {
     pub failed_reloads: u64,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ImportStatus {
     pub interface: String,
     /// False: calls are refused. `grant` is the TOML line that would allow them.

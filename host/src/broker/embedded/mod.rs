@@ -140,6 +140,20 @@ impl Embedded {
     }
 }
 
+/// Known without opening anything.
+pub const CAPABILITIES: Capabilities = Capabilities {
+    kind: BrokerKind::Embedded,
+    tasks: true,
+    events: true,
+    shared: false,
+    key_order_shared: false,
+    priorities: true,
+    delays: true,
+    scan: true,
+    redelivery_flag: true,
+    tombstones: true,
+};
+
 #[async_trait]
 impl Broker for Embedded {
     fn name(&self) -> Arc<str> {
@@ -147,18 +161,7 @@ impl Broker for Embedded {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            kind: BrokerKind::Embedded,
-            tasks: true,
-            events: true,
-            shared: false,
-            key_order_shared: false,
-            priorities: true,
-            delays: true,
-            scan: true,
-            redelivery_flag: true,
-            tombstones: true,
-        }
+        CAPABILITIES
     }
 
     async fn subscribe(&self, subscription: Subscription) -> Result<Box<dyn Source>, Error> {

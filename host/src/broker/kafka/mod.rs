@@ -103,6 +103,20 @@ fn probe(name: &str, publisher: Arc<KafkaPublisher>, link: Arc<Link>) -> Result<
     Ok(stop)
 }
 
+/// Known without opening anything.
+pub const CAPABILITIES: Capabilities = Capabilities {
+    kind: BrokerKind::Kafka,
+    tasks: false,
+    events: true,
+    shared: true,
+    key_order_shared: true,
+    priorities: false,
+    delays: false,
+    scan: true,
+    redelivery_flag: false,
+    tombstones: true,
+};
+
 #[async_trait]
 impl Broker for Kafka {
     fn name(&self) -> Arc<str> {
@@ -110,18 +124,7 @@ impl Broker for Kafka {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            kind: BrokerKind::Kafka,
-            tasks: false,
-            events: true,
-            shared: true,
-            key_order_shared: true,
-            priorities: false,
-            delays: false,
-            scan: true,
-            redelivery_flag: false,
-            tombstones: true,
-        }
+        CAPABILITIES
     }
 
     async fn subscribe(&self, subscription: Subscription) -> Result<Box<dyn Source>, Error> {

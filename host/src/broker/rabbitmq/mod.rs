@@ -87,6 +87,22 @@ impl RabbitMq {
     }
 }
 
+/// Known without connecting.
+pub const fn capabilities(single_active_consumer: bool) -> Capabilities {
+    Capabilities {
+        kind: BrokerKind::RabbitMq,
+        tasks: true,
+        events: false,
+        shared: true,
+        key_order_shared: single_active_consumer,
+        priorities: true,
+        delays: false,
+        scan: false,
+        redelivery_flag: true,
+        tombstones: false,
+    }
+}
+
 #[async_trait]
 impl Broker for RabbitMq {
     fn name(&self) -> Arc<str> {
@@ -94,18 +110,7 @@ impl Broker for RabbitMq {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            kind: BrokerKind::RabbitMq,
-            tasks: true,
-            events: false,
-            shared: true,
-            key_order_shared: self.single_active_consumer,
-            priorities: true,
-            delays: false,
-            scan: false,
-            redelivery_flag: true,
-            tombstones: false,
-        }
+        capabilities(self.single_active_consumer)
     }
 
     async fn subscribe(&self, subscription: Subscription) -> Result<Box<dyn Source>, Error> {
