@@ -86,6 +86,7 @@ pub(super) fn toml_text(value: &Json) -> String {
     match value {
         Json::String(text) => toml::Value::String(text.clone()).to_string(),
         Json::Array(items) => format!("[{}]", items.iter().map(toml_text).collect::<Vec<_>>().join(", ")),
+        Json::Object(map) if map.is_empty() => "{}".into(),
         Json::Object(map) => {
             let inner: Vec<String> = map
                 .iter()

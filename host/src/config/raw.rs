@@ -259,6 +259,7 @@ pub struct Kafka {
     pub tls: Tls,
     /// Login. Unless set: none.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [{"mechanism": "PLAIN", "user": "helixagent", "password": "env:KAFKA_PASSWORD"}]))]
     pub sasl: Option<Sasl>,
     /// How long a publish may wait for its confirm.
     #[schemars(extend("x-minimum" = "100ms", "x-maximum" = "10m"))]
@@ -317,17 +318,18 @@ pub struct TlsFiles {
 /// Login at Kafka.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("required" = ["user", "password"]))]
 pub struct Sasl {
     /// How the password is proven. PLAIN sends it as it is: use TLS.
     #[serde(default = "plain")]
     pub mechanism: SaslMechanism,
     /// Login name.
     #[serde(default)]
-    #[schemars(required)]
+    #[schemars(extend("default" = null))]
     pub user: String,
     /// `env:NAME` or `file:path`; never the password itself.
     #[serde(default = "no_secret")]
-    #[schemars(required, extend("examples" = ["env:KAFKA_PASSWORD"]))]
+    #[schemars(extend("default" = null, "examples" = ["env:KAFKA_PASSWORD"]))]
     pub password: Secret,
 }
 
@@ -340,8 +342,9 @@ fn no_secret() -> Secret {
 }
 
 /// (queue or topic, type) → plugin and policy.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["plugin"]))]
 pub struct Route {
     /// Label in metrics and in the DLQ. Unless set: destination and type, as in `helixagent.tasks.llm:llm.request`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -361,20 +364,19 @@ pub struct Route {
     pub broker: Option<String>,
     /// Message types; `*` stands for anything.
     #[serde(rename = "type")]
-    #[schemars(extend("default" = "*", "examples" = ["llm.request", "llm.*"]))]
-    pub message_type: Option<String>,
+    #[schemars(extend("examples" = ["llm.request", "llm.*"]))]
+    pub message_type: String,
     /// Name of the plugin that handles it: `<plugins_dir>/<name>.wasm`.
-    #[schemars(required, extend("examples" = ["llm-request"]))]
+    #[schemars(extend("default" = null, "examples" = ["llm-request"]))]
     pub plugin: String,
     /// Calls that may run at a time.
-    #[schemars(range(min = 1, max = 10000), extend("default" = 4))]
-    pub concurrency: Option<usize>,
+    #[schemars(range(min = 1, max = 10000))]
+    pub concurrency: usize,
     /// What must run one after another: nothing, messages with one key, or the whole partition or queue.
-    #[schemars(extend("default" = "none"))]
-    pub order: Option<Order>,
+    pub order: Order,
     /// One call, one message.
-    #[schemars(extend("default" = "30s", "x-minimum" = "1ms", "x-maximum" = "24h"))]
-    pub timeout: Option<Span>,
+    #[schemars(extend("x-minimum" = "1ms", "x-maximum" = "24h"))]
+    pub timeout: Span,
     /// Messages per second, for each host alone. Unless set: unbounded.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1), extend("examples" = [100]))]
@@ -389,7 +391,26 @@ pub struct Route {
 }
 
 pub const CONCURRENCY: usize = 4;
-pub const TIMEOUT: Span = Span::secs(30);
+
+impl Default for Route {
+    fn default() -> Self {
+        Self {
+            name: None,
+            queue: None,
+            topic: None,
+            broker: None,
+            message_type: "*".into(),
+            plugin: String::new(),
+            concurrency: CONCURRENCY,
+            order: Order::None,
+            timeout: Span::secs(30),
+            rate: None,
+            headers: Vec::new(),
+            instance: Instance::Warm,
+            retry: Retry::default(),
+        }
+    }
+}
 
 /// How long an instance lives.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -513,14 +534,15 @@ impl Default for Plugin {
 /// Wire format of one set of destinations.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("required" = ["destination", "format"]))]
 pub struct Format {
     /// Queues and topics; `*` stands for anything.
     #[serde(default)]
-    #[schemars(required, extend("examples" = ["helixagent.events.*"]))]
+    #[schemars(extend("default" = null, "examples" = ["helixagent.events.*"]))]
     pub destination: String,
     /// Layout of what is published there.
     #[serde(default)]
-    #[schemars(required, extend("examples" = ["cloudevents-structured"]))]
+    #[schemars(extend("default" = null, "examples" = ["cloudevents-structured"]))]
     pub format: WireFormat,
 }
 
@@ -537,9 +559,10 @@ pub struct Topology {
 /// One queue.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["name"]))]
 pub struct Queue {
     /// Its name.
-    #[schemars(required)]
+    #[schemars(extend("default" = null))]
     pub name: String,
     /// 0 = no priorities.
     #[schemars(range(max = 255))]
@@ -554,9 +577,10 @@ pub struct Queue {
 /// One topic.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["name"]))]
 pub struct Topic {
     /// Its name.
-    #[schemars(required)]
+    #[schemars(extend("default" = null))]
     pub name: String,
     /// Parts that are read independently; order holds inside one.
     #[schemars(range(min = 1, max = 10000))]

@@ -28,7 +28,7 @@ pub(super) fn distance(a: &str, b: &str) -> usize {
 /// The nearest of `known`, when it is near enough to be a slip of the hand.
 pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let folded = word.to_lowercase().replace('-', "_");
-    let limit = (word.chars().count() / 3).clamp(1, 4);
+    let limit = (word.chars().count() / 3).min(4);
     known
         .into_iter()
         .map(|name| (distance(&folded, &name.to_lowercase().replace('-', "_")), name))
@@ -68,5 +68,6 @@ mod tests {
         );
         assert_eq!(nearest("max-retries", ["max_retries"]), Some("max_retries"));
         assert_eq!(nearest("zebra", ["order", "concurrency"]), None);
+        assert_eq!(nearest("p", ["q"]), None, "one letter is no slip");
     }
 }

@@ -1,5 +1,11 @@
 //! The whole path: a folder with files, an environment, flags → settings or faults.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests"
+)]
 
 mod environment;
 mod faults;
@@ -32,26 +38,43 @@ impl Folder {
     }
 
     fn load(&self, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Loaded, Faults> {
-        load(LoadRequest { path: None, flags: pairs(flags), env: pairs(env).into_iter().collect(), cwd: self.path().into() })
+        load(LoadRequest {
+            path: None,
+            flags: pairs(flags),
+            env: pairs(env).into_iter().collect(),
+            cwd: self.path().into(),
+        })
     }
 }
 
 fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-    pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
+    pairs
+        .iter()
+        .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
+        .collect()
 }
 
 /// Loads or shows why not.
 fn loaded(helix: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Loaded {
-    Folder::new(helix).load(env, flags).unwrap_or_else(|faults| panic!("{faults}"))
+    Folder::new(helix)
+        .load(env, flags)
+        .unwrap_or_else(|faults| panic!("{faults}"))
 }
 
 fn faults(helix: &str, env: &[(&str, &str)]) -> Faults {
-    Folder::new(helix).load(env, &[]).map(|l| panic!("no fault in {:?}", l.settings)).unwrap_err()
+    Folder::new(helix)
+        .load(env, &[])
+        .map(|l| panic!("no fault in {:?}", l.settings))
+        .unwrap_err()
 }
 
 /// (value, source) of one line of `config explain`.
 fn explained<'a>(loaded: &'a Loaded, path: &str) -> (&'a str, &'a str) {
-    let line = loaded.explain.iter().find(|e| e.path == path).unwrap_or_else(|| panic!("nothing at {path}"));
+    let line = loaded
+        .explain
+        .iter()
+        .find(|e| e.path == path)
+        .unwrap_or_else(|| panic!("nothing at {path}"));
     (&line.value, &line.source)
 }
 

@@ -84,7 +84,10 @@ fn compare(before: &Table, after: &Table) -> Change {
 
 /// Moving to another line is no change.
 fn same(old: &crate::config::valid::Route, new: &crate::config::valid::Route) -> bool {
-    let moved = crate::config::valid::Route { declared_at: old.declared_at.clone(), ..new.clone() };
+    let moved = crate::config::valid::Route {
+        declared_at: old.declared_at.clone(),
+        ..new.clone()
+    };
     *old == moved
 }
 
@@ -103,7 +106,10 @@ mod tests {
         assert_eq!(routes.generation(), 0);
         assert!(routes.current().sources().is_empty());
         let change = routes.replace(&settings(ONE));
-        assert_eq!((change.generation, change.added.as_slice()), (1, ["one".to_owned()].as_slice()));
+        assert_eq!(
+            (change.generation, change.added.as_slice()),
+            (1, ["one".to_owned()].as_slice())
+        );
         assert_eq!(routes.current().sources().len(), 1);
     }
 
@@ -111,7 +117,9 @@ mod tests {
     fn says_what_changed() {
         let routes = Routes::new();
         routes.replace(&settings(&format!("{ONE}{TWO}")));
-        let change = routes.replace(&settings(&format!("{ONE}concurrency = 9\n[[routes]]\nname = \"three\"\nqueue = \"*\"\nplugin = \"p\"\n")));
+        let change = routes.replace(&settings(&format!(
+            "{ONE}concurrency = 9\n[[routes]]\nname = \"three\"\nqueue = \"*\"\nplugin = \"p\"\n"
+        )));
         assert_eq!(change.added, ["three"]);
         assert_eq!(change.changed, ["one"]);
         assert_eq!(change.removed, ["two"]);

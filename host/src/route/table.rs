@@ -54,31 +54,50 @@ impl Table {
     pub fn new(settings: &Settings, before: &Table) -> Self {
         let kept = |route: &Route| before.routes.iter().find(|r| ***r == *route).cloned();
         let routes: Vec<Arc<Route>> = match settings.host.messaging {
-            true => settings.routes.iter().map(|r| kept(r).unwrap_or_else(|| Arc::new(r.clone()))).collect(),
+            true => settings
+                .routes
+                .iter()
+                .map(|r| kept(r).unwrap_or_else(|| Arc::new(r.clone())))
+                .collect(),
             false => Vec::new(),
         };
         let mut sides: HashMap<Arc<str>, Broker> = HashMap::new();
         for route in &routes {
-            sides.entry(route.broker.clone()).or_default().side_mut(route.kind).add(route.clone());
+            sides
+                .entry(route.broker.clone())
+                .or_default()
+                .side_mut(route.kind)
+                .add(route.clone());
         }
         for broker in sides.values_mut() {
             broker.tasks.sort();
             broker.events.sort();
         }
         let sources = sources(&routes, &settings.topology, settings.limits.in_flight);
-        Self { routes, sides, sources }
+        Self {
+            routes,
+            sides,
+            sources,
+        }
     }
 
     pub fn lookup(&self, origin: &Origin, message_type: &str) -> Option<&Arc<Route>> {
         let side = self.sides.get(&*origin.broker)?.side(origin.kind);
         if let Some(by_type) = side.literal.get(&*origin.destination) {
             let exact = by_type.literal.get(message_type);
-            let found = exact.or_else(|| by_type.patterns.iter().find(|r| r.message_type.matches(message_type)));
+            let found = exact.or_else(|| {
+                by_type
+                    .patterns
+                    .iter()
+                    .find(|r| r.message_type.matches(message_type))
+            });
             if found.is_some() {
                 return found;
             }
         }
-        side.patterns.iter().find(|r| r.destination.matches(&origin.destination) && r.message_type.matches(message_type))
+        side.patterns
+            .iter()
+            .find(|r| r.destination.matches(&origin.destination) && r.message_type.matches(message_type))
     }
 
     /// In the order of the file.
@@ -120,7 +139,10 @@ impl Side {
         }
         let by_type = self.literal.entry(route.destination.0.clone()).or_default();
         if route.message_type.is_literal() {
-            by_type.literal.entry(route.message_type.0.clone()).or_insert(route);
+            by_type
+                .literal
+                .entry(route.message_type.0.clone())
+                .or_insert(route);
         } else {
             by_type.patterns.push(route);
         }
@@ -129,7 +151,10 @@ impl Side {
     // Stable sorts: what is equally specific stays in the order of the file.
     fn sort(&mut self) {
         let rank = |r: &Arc<Route>| {
-            let of_type = (!r.message_type.is_literal(), std::cmp::Reverse(r.message_type.0.len()));
+            let of_type = (
+                !r.message_type.is_literal(),
+                std::cmp::Reverse(r.message_type.0.len()),
+            );
             (std::cmp::Reverse(r.destination.0.len()), of_type)
         };
         self.patterns.sort_by_key(rank);
@@ -152,8 +177,14 @@ fn sources(routes: &[Arc<Route>], topology: &[Destination], window: usize) -> Ve
             found.push(source(&route.destination.0));
             continue;
         }
-        let covered = topology.iter().filter(|d| d.kind == route.kind && route.destination.matches(&d.name));
-        found.extend(covered.filter(|d| !holds_dead_letters(&d.name)).map(|d| source(&d.name)));
+        let covered = topology
+            .iter()
+            .filter(|d| d.kind == route.kind && route.destination.matches(&d.name));
+        found.extend(
+            covered
+                .filter(|d| !holds_dead_letters(&d.name))
+                .map(|d| source(&d.name)),
+        );
     }
     found.sort_by(|a, b| {
         let key = |s: &SourceSpec| (s.broker.clone(), s.kind.as_str(), s.destination.clone());

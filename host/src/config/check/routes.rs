@@ -69,7 +69,7 @@ impl Check<'_> {
         };
         let destination = Pattern::new(destination.as_str());
         self.exists(&destination, kind, &at(key), topology);
-        let message_type = raw.message_type.as_deref().unwrap_or("*");
+        let message_type = raw.message_type.as_str();
         if message_type.is_empty() {
             self.fault(error::CONFIG_VALUE, &at("type"), "an empty type").help =
                 Some("leave `type` out, or write \"*\", to take every type".into());
@@ -94,9 +94,9 @@ impl Check<'_> {
             destination,
             message_type: Pattern::new(message_type),
             plugin: raw.plugin.as_str().into(),
-            concurrency: raw.concurrency.unwrap_or(raw::CONCURRENCY),
-            order: raw.order.unwrap_or_default(),
-            timeout: raw.timeout.unwrap_or(raw::TIMEOUT).0,
+            concurrency: raw.concurrency,
+            order: raw.order,
+            timeout: raw.timeout.0,
             rate: raw.rate,
             retry,
             headers: raw.headers.clone(),

@@ -12,7 +12,13 @@ fn shows(helix: &str, parts: &[&str]) -> String {
 fn a_typo_gives_line_column_and_suggestion() {
     let text = shows(
         "[[routes]]\nqueue = \"helixagent.tasks.llm\"\nplugin = \"p\"\nconcurency = 2\n",
-        &["HX0102", "unknown key `concurency`", "config/helix.toml:4:1", "concurency = 2", "did you mean `concurrency`?"],
+        &[
+            "HX0102",
+            "unknown key `concurency`",
+            "config/helix.toml:4:1",
+            "concurency = 2",
+            "did you mean `concurrency`?",
+        ],
     );
     assert!(!text.contains('\u{1b}'), "plain means no colours");
     assert!(faults("x = 1", &[]).render(Style::Fancy).contains('\u{1b}'));
@@ -35,7 +41,11 @@ fn all_faults_at_once_in_the_order_of_the_file() {
             "6 faults",
         ],
     );
-    let lines: Vec<usize> = faults(toml, &[]).0.iter().filter_map(|f| f.place.line()).collect();
+    let lines: Vec<usize> = faults(toml, &[])
+        .0
+        .iter()
+        .filter_map(|f| f.place.line())
+        .collect();
     assert_eq!(lines, [2, 3, 4, 6, 7, 8], "{text}");
 }
 
@@ -44,7 +54,10 @@ fn json_has_the_same_facts() {
     let json = faults("[host]\nlistn = 1\n", &[]).to_json();
     let fault = &json["faults"][0];
     assert_eq!(fault["code"], "HX0102");
-    assert_eq!((fault["line"].as_u64(), fault["column"].as_u64()), (Some(2), Some(1)));
+    assert_eq!(
+        (fault["line"].as_u64(), fault["column"].as_u64()),
+        (Some(2), Some(1))
+    );
     assert_eq!(fault["file"], "config/helix.toml");
     assert_eq!(fault["help"], "did you mean `listen`?");
     assert_eq!(fault["docs"], "docs/errors/HX0102.md");
@@ -63,44 +76,116 @@ fn contradictions_name_both_values() {
     );
     shows(
         "[brokers.kafka]\nkind = \"kafka\"\nsession_timeout = \"6s\"\nheartbeat_interval = \"5s\"\n",
-        &["heartbeat_interval 5s", "session_timeout 6s", "config/helix.toml:4"],
+        &[
+            "heartbeat_interval 5s",
+            "session_timeout 6s",
+            "config/helix.toml:4",
+        ],
     );
-    shows(&format!("{ROUTE}topic = \"helixagent.events.audit\"\n"), &["`queue` or `topic`, not both"]);
-    shows(&format!("{ROUTE}{ROUTE}"), &["never reached", "config/helix.toml:1"]);
-    shows("[brokers.kafka]\nkind = \"kafka\"\ntls = { cert = \"x.pem\" }\n", &["`cert` but no `key`", "there is no file `x.pem`"]);
-    shows("[brokers.a]\nkind = \"embedded\"\n[brokers.b]\nkind = \"embedded\"\n", &["brokers `a` and `b` use one file"]);
+    shows(
+        &format!("{ROUTE}topic = \"helixagent.events.audit\"\n"),
+        &["`queue` or `topic`, not both"],
+    );
+    shows(
+        &format!("{ROUTE}{ROUTE}"),
+        &["never reached", "config/helix.toml:1"],
+    );
+    shows(
+        "[brokers.kafka]\nkind = \"kafka\"\ntls = { cert = \"x.pem\" }\n",
+        &["`cert` but no `key`", "there is no file `x.pem`"],
+    );
+    shows(
+        "[brokers.a]\nkind = \"embedded\"\n[brokers.b]\nkind = \"embedded\"\n",
+        &["brokers `a` and `b` use one file"],
+    );
 }
 
 #[test]
 fn names_that_refer_to_nothing() {
-    shows(&format!("{ROUTE}broker = \"rabitmq\"\n[brokers.rabbitmq]\nkind = \"rabbitmq\"\npassword = \"env:NONE\"\n"), &[
-        "HX0104", "no broker is named `rabitmq`", "did you mean `rabbitmq`?", "HX0107", "variable `NONE` is not set",
-    ]);
-    shows("[messaging]\ntasks = \"kafak\"\n[brokers.kafka]\nkind = \"kafka\"\n", &["did you mean `kafka`?"]);
-    shows(&format!("{ROUTE}[plugins.q]\n").replace("\"p\"", "\"llm-requets\"").replace("plugins.q", "plugins.llm-request"), &[
-        "no plugin is named `llm-requets`", "did you mean `llm-request`?",
-    ]);
-    shows("[[routes]]\nqueue = \"helixagent.events.audit\"\nplugin = \"p\"\n", &["write topic = \"helixagent.events.audit\""]);
-    shows("[[routes]]\nqueue = \"orders\"\nplugin = \"p\"\n", &["[[queues]] name = \"orders\"", "topology.toml"]);
+    shows(
+        &format!(
+            "{ROUTE}broker = \"rabitmq\"\n[brokers.rabbitmq]\nkind = \"rabbitmq\"\npassword = \"env:NONE\"\n"
+        ),
+        &[
+            "HX0104",
+            "no broker is named `rabitmq`",
+            "did you mean `rabbitmq`?",
+            "HX0107",
+            "variable `NONE` is not set",
+        ],
+    );
+    shows(
+        "[messaging]\ntasks = \"kafak\"\n[brokers.kafka]\nkind = \"kafka\"\n",
+        &["did you mean `kafka`?"],
+    );
+    shows(
+        &format!("{ROUTE}[plugins.q]\n")
+            .replace("\"p\"", "\"llm-requets\"")
+            .replace("plugins.q", "plugins.llm-request"),
+        &["no plugin is named `llm-requets`", "did you mean `llm-request`?"],
+    );
+    shows(
+        "[[routes]]\nqueue = \"helixagent.events.audit\"\nplugin = \"p\"\n",
+        &["write topic = \"helixagent.events.audit\""],
+    );
+    shows(
+        "[[routes]]\nqueue = \"orders\"\nplugin = \"p\"\n",
+        &["[[queues]] name = \"orders\"", "topology.toml"],
+    );
     // A broker whose table is wrong is not unknown as well.
-    let text = shows("[messaging]\nevents = \"kafka\"\n[brokers.kafka]\nkind = \"kafkaa\"\n", &["did you mean `kafka`?"]);
+    let text = shows(
+        "[messaging]\nevents = \"kafka\"\n[brokers.kafka]\nkind = \"kafkaa\"\n",
+        &["did you mean `kafka`?"],
+    );
     assert!(!text.contains("no broker is named"), "{text}");
 }
 
 #[test]
 fn values_of_the_wrong_kind() {
-    shows("[messaging]\nunrouted = \"deadletter\"\n", &["did you mean `dead-letter`?"]);
-    shows("[brokers.x]\nhost = \"y\"\n", &["`brokers.x` lacks `kind`", "kind = \"embedded\" or kind = \"rabbitmq\" or kind = \"kafka\""]);
-    shows("[brokers.x]\nkind = \"embedded\"\nport = 1\n", &["unknown key `port` in `brokers.x`", "known here: group, kind, path"]);
-    shows("[brokers.x]\nkind = \"kafka\"\ntls = \"yes\"\n", &["must be true or false or a table, not a string"]);
+    shows(
+        "[messaging]\nunrouted = \"deadletter\"\n",
+        &["did you mean `dead-letter`?"],
+    );
+    shows(
+        "[brokers.x]\nhost = \"y\"\n",
+        &[
+            "`brokers.x` lacks `kind`",
+            "kind = \"embedded\" or kind = \"rabbitmq\" or kind = \"kafka\"",
+        ],
+    );
+    shows(
+        "[brokers.x]\nkind = \"embedded\"\nport = 1\n",
+        &[
+            "unknown key `port` in `brokers.x`",
+            "known here: group, kind, path",
+        ],
+    );
+    shows(
+        "[brokers.x]\nkind = \"kafka\"\ntls = \"yes\"\n",
+        &["must be true or false or a table, not a string"],
+    );
     shows("host = 1\n", &["`host` must be a table"]);
-    shows("[[routes]]\nqueue = [\"a\"]\nplugin = \"p\"\n", &["must be a string, not an array"]);
-    shows(&format!("{ROUTE}retry = {{ jitter = nan }}\n"), &["jitter` is NaN"]);
+    shows(
+        "[[routes]]\nqueue = [\"a\"]\nplugin = \"p\"\n",
+        &["must be a string, not an array"],
+    );
+    shows(
+        &format!("{ROUTE}retry = {{ jitter = nan }}\n"),
+        &["jitter` is NaN"],
+    );
     shows("[limits]\nheaders = 99999999999999999999\n", &["too large"]);
-    shows("[plugins.p]\nfetch = [\"https://api.example.com/v1\", \"*\", \"a:b\"]\n", &[
-        "without a scheme: \"api.example.com\"", "every host is too many", "`a:b` is no host",
-    ]);
-    shows("[plugins.p]\nfile = \"../x.wasm\"\ndigest = \"abc\"\nmemory = \"1B\"\n", &["HX0304", "is no digest", "from 64KiB to 4GiB"]);
+    shows(
+        "[plugins.p]\nfetch = [\"https://api.example.com/v1\", \"*\", \"a:b\"]\n",
+        &[
+            "without a scheme: \"api.example.com\"",
+            "every host is too many",
+            "`a:b` is no host",
+        ],
+    );
+    shows(
+        "[plugins.p]\nfile = \"../x.wasm\"\ndigest = \"abc\"\nmemory = \"1B\"\n",
+        &["HX0304", "is no digest", "from 64KiB to 4GiB"],
+    );
     shows("[host]\nlog = \"helix=shout\"\n", &["`host.log` cannot be"]);
 }
 
@@ -108,14 +193,33 @@ fn values_of_the_wrong_kind() {
 fn secrets_never_show() {
     let toml = "[brokers.r]\nkind = \"rabbitmq\"\npassword = \"hunter2\"\nprot = 1\n[brokers.k]\nkind = \"kafka\"\n\
                 sasl = { user = \"u\", pasword = \"hunter2\" }\nproperties = { \"ssl.key.password\" = \"hunter2\" }\n";
-    let text = shows(toml, &["HX0107", "is a secret in plain text", "env:NAME", "`ssl.key.password` is a secret", "did you mean `password`?"]);
+    let text = shows(
+        toml,
+        &[
+            "HX0107",
+            "is a secret in plain text",
+            "env:NAME",
+            "`ssl.key.password` is a secret",
+            "did you mean `password`?",
+        ],
+    );
     assert!(!text.contains("hunter2"), "{text}");
     assert!(!format!("{:?} {}", faults(toml, &[]), faults(toml, &[]).to_json()).contains("hunter2"));
-    assert!(!text.contains("has no password"), "one fault for one mistake:\n{text}");
-    shows("[brokers.r]\nkind = \"rabbitmq\"\n", &["broker `r` has no password", "RABBITMQ_PASSWORD"]);
+    assert!(
+        !text.contains("has no password"),
+        "one fault for one mistake:\n{text}"
+    );
+    shows(
+        "[brokers.r]\nkind = \"rabbitmq\"\n",
+        &["broker `r` has no password", "RABBITMQ_PASSWORD"],
+    );
     // A flag is seen by everybody who can list processes.
     let folder = Folder::new("[brokers.r]\nkind = \"rabbitmq\"\n");
-    let text = folder.load(&[], &[("brokers.r.password", "hunter2")]).map(|_| ()).unwrap_err().to_string();
+    let text = folder
+        .load(&[], &[("brokers.r.password", "hunter2")])
+        .map(|_| ())
+        .unwrap_err()
+        .to_string();
     assert!(text.contains("HX0107") && !text.contains("hunter2"), "{text}");
 }
 

@@ -12,16 +12,33 @@ fn looks_in_the_usual_places_in_order() {
         cwd: folder.path().into(),
     };
     let home = folder.path().join("xdg").display().to_string();
-    let text = load(request(&[("XDG_CONFIG_HOME", &home)], None)).map(|_| ()).unwrap_err().to_string();
-    for place in ["HX0106", "config/helix.toml", "xdg/helix/helix.toml", "/etc/helix/helix.toml"] {
-        assert!(text.replace("\n  │ ", "").contains(place), "{place} is not in {text}");
+    let text = load(request(&[("XDG_CONFIG_HOME", &home)], None))
+        .map(|_| ())
+        .unwrap_err()
+        .to_string();
+    for place in [
+        "HX0106",
+        "config/helix.toml",
+        "xdg/helix/helix.toml",
+        "/etc/helix/helix.toml",
+    ] {
+        assert!(
+            text.replace("\n  │ ", "").contains(place),
+            "{place} is not in {text}"
+        );
     }
-    let text = load(request(&[], Some("gone.toml"))).map(|_| ()).unwrap_err().to_string();
+    let text = load(request(&[], Some("gone.toml")))
+        .map(|_| ())
+        .unwrap_err()
+        .to_string();
     assert!(text.contains("gone.toml: cannot be read"), "{text}");
     let found = |env: &[(&str, &str)], path: Option<&str>| load(request(env, path)).unwrap().files[0].clone();
     for name in ["xdg/helix/helix.toml", "helix.toml", "config/helix.toml"] {
         folder.write(name, "");
-        assert_eq!(found(&[("XDG_CONFIG_HOME", &home)], None), folder.path().join(name));
+        assert_eq!(
+            found(&[("XDG_CONFIG_HOME", &home)], None),
+            folder.path().join(name)
+        );
     }
     assert_eq!(found(&[], Some("helix.toml")), folder.path().join("helix.toml"));
 }
@@ -29,38 +46,68 @@ fn looks_in_the_usual_places_in_order() {
 #[test]
 fn topology_file_or_the_built_in_list() {
     let folder = Folder::new("[[routes]]\nqueue = \"orders\"\nplugin = \"p\"\n");
-    folder.write("config/topology.toml", "[[queues]]\nname = \"orders\"\narguments = { x-queue-type = \"quorum\", x-max-length = 5 }\n");
+    folder.write(
+        "config/topology.toml",
+        "[[queues]]\nname = \"orders\"\narguments = { x-queue-type = \"quorum\", x-max-length = 5 }\n",
+    );
     let loaded = folder.load(&[], &[]).unwrap();
     assert_eq!(loaded.settings.topology.len(), 1);
     assert_eq!(loaded.settings.topology[0].arguments["x-max-length"], "5");
     assert_eq!(loaded.files.len(), 2);
-    folder.write("config/topology.toml", "[[queues]]\nname = \"orders\"\n[[queues]]\nname = \"orders\"\nmax_priority = 300\n[[topics]]\n");
+    folder.write(
+        "config/topology.toml",
+        "[[queues]]\nname = \"orders\"\n[[queues]]\nname = \"orders\"\nmax_priority = 300\n[[topics]]\n",
+    );
     let text = folder.load(&[], &[]).map(|_| ()).unwrap_err().to_string();
-    for part in ["config/topology.toml:4", "declared twice", "max_priority` is 300", "lacks `name`"] {
+    for part in [
+        "config/topology.toml:4",
+        "declared twice",
+        "max_priority` is 300",
+        "lacks `name`",
+    ] {
         assert!(text.contains(part), "{part} is not in {text}");
     }
     let folder = Folder::new("[messaging]\ntopology = \"other.toml\"\n");
     let text = folder.load(&[], &[]).map(|_| ()).unwrap_err().to_string();
-    assert!(text.contains("HX0106") && text.contains("config/helix.toml:2"), "{text}");
+    assert!(
+        text.contains("HX0106") && text.contains("config/helix.toml:2"),
+        "{text}"
+    );
 }
 
 #[test]
 fn the_built_in_list_is_the_manuals() {
     let manual = manual_topology();
     let count = |kind| manual.iter().filter(|d| d.kind == kind).count();
-    assert_eq!((count(crate::model::MessageKind::Task), count(crate::model::MessageKind::Event)), (6, 10));
-    let llm = manual.iter().find(|d| &*d.name == "helixagent.tasks.llm").unwrap();
+    assert_eq!(
+        (
+            count(crate::model::MessageKind::Task),
+            count(crate::model::MessageKind::Event)
+        ),
+        (6, 10)
+    );
+    let llm = manual
+        .iter()
+        .find(|d| &*d.name == "helixagent.tasks.llm")
+        .unwrap();
     assert_eq!((llm.max_priority, llm.ttl.unwrap().as_secs()), (10, 300));
-    let audit = manual.iter().find(|d| &*d.name == "helixagent.events.audit").unwrap();
+    let audit = manual
+        .iter()
+        .find(|d| &*d.name == "helixagent.events.audit")
+        .unwrap();
     assert_eq!((audit.partitions, audit.ttl.unwrap().as_secs()), (6, 90 * 86400));
 }
 
 #[test]
 fn secrets_from_files_and_guest_environment() {
-    let folder = Folder::new("[brokers.r]\nkind = \"rabbitmq\"\npassword = \"file:pw\"\n[plugins.p]\nenv = { KEY = \"env:K\", PLAIN = \"x\" }\n");
+    let folder = Folder::new(
+        "[brokers.r]\nkind = \"rabbitmq\"\npassword = \"file:pw\"\n[plugins.p]\nenv = { KEY = \"env:K\", PLAIN = \"x\" }\n",
+    );
     folder.write("pw", "s3cret\n");
     let loaded = folder.load(&[("K", "key")], &[]).unwrap();
-    let valid::Broker::RabbitMq(mq) = &loaded.settings.brokers["r"] else { panic!() };
+    let valid::Broker::RabbitMq(mq) = &loaded.settings.brokers["r"] else {
+        panic!()
+    };
     assert_eq!(secrecy::ExposeSecret::expose_secret(&mq.password), "s3cret");
     assert_eq!(loaded.settings.plugins["p"].env["KEY"], "key");
     assert_eq!(explained(&loaded, "plugins.p.env.PLAIN").0, "***");
@@ -68,11 +115,27 @@ fn secrets_from_files_and_guest_environment() {
 
 #[test]
 fn routes_and_plugins_get_their_defaults() {
-    let loaded = loaded(&format!("{ROUTE}[[routes]]\ntopic = \"helixagent.events.*\"\nplugin = \"p\"\nconcurrency = 3\n[plugins.q]\n"), &[], &[]);
+    let loaded = loaded(
+        &format!(
+            "{ROUTE}[[routes]]\ntopic = \"helixagent.events.*\"\nplugin = \"p\"\nconcurrency = 3\n[plugins.q]\n"
+        ),
+        &[],
+        &[],
+    );
     let route = &loaded.settings.routes[0];
     assert_eq!(&*route.name, "helixagent.tasks.llm:*");
-    assert_eq!((route.concurrency, route.timeout.as_secs(), route.order), (4, 30, valid::Order::None));
-    assert_eq!((route.retry.max_retries, route.retry.delay.as_secs(), route.retry.max_delay.as_secs()), (3, 1, 30));
+    assert_eq!(
+        (route.concurrency, route.timeout.as_secs(), route.order),
+        (4, 30, valid::Order::None)
+    );
+    assert_eq!(
+        (
+            route.retry.max_retries,
+            route.retry.delay.as_secs(),
+            route.retry.max_delay.as_secs()
+        ),
+        (3, 1, 30)
+    );
     assert_eq!(route.declared_at, "config/helix.toml:1");
     let plugin = &loaded.settings.plugins["p"];
     assert_eq!(plugin.instances, 7);
@@ -85,8 +148,17 @@ fn routes_and_plugins_get_their_defaults() {
 #[test]
 fn the_shipped_files_load() {
     let env = [("RABBITMQ_PASSWORD", "x"), ("KAFKA_PASSWORD", "x")];
-    for name in ["config/helix.toml", "config/cluster.toml", "config/helix.reference.toml"] {
-        let request = LoadRequest { path: Some(name.into()), flags: vec![], env: pairs(&env).into_iter().collect(), cwd: root().into() };
+    for name in [
+        "config/helix.toml",
+        "config/cluster.toml",
+        "config/helix.reference.toml",
+    ] {
+        let request = LoadRequest {
+            path: Some(name.into()),
+            flags: vec![],
+            env: pairs(&env).into_iter().collect(),
+            cwd: root().into(),
+        };
         let loaded = load(request).unwrap_or_else(|faults| panic!("{name}\n{faults}"));
         assert!(!loaded.settings.routes.is_empty(), "{name}");
     }
@@ -100,7 +172,11 @@ fn generated_files_are_committed_as_they_are_generated() {
             std::fs::write(&path, &content).unwrap();
         }
         let committed = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(committed == content, "{} differs from what the code generates", path.display());
+        assert!(
+            committed == content,
+            "{} differs from what the code generates",
+            path.display()
+        );
     }
 }
 
@@ -109,12 +185,26 @@ fn the_reference_shows_every_key() {
     let reference = reference::text();
     let defs = schema::helix()["$defs"].as_object().unwrap();
     for (name, def) in defs {
-        let tables = def.get("oneOf").and_then(|o| o.as_array()).cloned().unwrap_or_else(|| vec![def.clone()]);
-        for key in tables.iter().filter_map(|t| t.get("properties")?.as_object()).flat_map(|p| p.keys()) {
-            assert!(reference.contains(&format!("{key} = ")), "{name}.{key} is missing");
+        let tables = def
+            .get("oneOf")
+            .and_then(|o| o.as_array())
+            .cloned()
+            .unwrap_or_else(|| vec![def.clone()]);
+        for key in tables
+            .iter()
+            .filter_map(|t| t.get("properties")?.as_object())
+            .flat_map(|p| p.keys())
+        {
+            assert!(
+                reference.contains(&format!("{key} = ")),
+                "{name}.{key} is missing"
+            );
         }
     }
-    assert!(!reference.contains(" = …"), "a key has neither default nor example");
+    assert!(
+        !reference.contains(" = …"),
+        "a key has neither default nor example"
+    );
 }
 
 #[test]
@@ -124,7 +214,10 @@ fn every_error_code_has_its_page_and_every_page_its_code() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .filter(|name| name.starts_with("HX"))
         .collect();
-    let codes: BTreeSet<String> = crate::error::ALL.iter().map(|code| format!("{code}.md")).collect();
+    let codes: BTreeSet<String> = crate::error::ALL
+        .iter()
+        .map(|code| format!("{code}.md"))
+        .collect();
     assert_eq!(pages, codes);
     for page in pages {
         let text = std::fs::read_to_string(root().join("docs/errors").join(&page)).unwrap();

@@ -1,4 +1,10 @@
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests"
+)]
 
 use std::collections::BTreeMap;
 
@@ -11,12 +17,23 @@ pub(in crate::route) fn settings(toml: &str) -> Settings {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("helix.toml");
     std::fs::write(&path, toml).unwrap();
-    let request = LoadRequest { path: Some(path), flags: vec![], env: BTreeMap::new(), cwd: dir.path().to_owned() };
+    let request = LoadRequest {
+        path: Some(path),
+        flags: vec![],
+        env: BTreeMap::new(),
+        cwd: dir.path().to_owned(),
+    };
     load(request).unwrap_or_else(|faults| panic!("{faults}")).settings
 }
 
 fn origin(kind: MessageKind, destination: &str) -> Origin {
-    Origin { broker: "embedded".into(), kind, destination: destination.into(), partition: None, offset: None }
+    Origin {
+        broker: "embedded".into(),
+        kind,
+        destination: destination.into(),
+        partition: None,
+        offset: None,
+    }
 }
 
 const ROUTES: &str = r#"
@@ -62,21 +79,51 @@ plugin = "a"
 fn the_most_specific_route_wins() {
     let table = Table::new(&settings(ROUTES), &Table::default());
     for (kind, destination, message_type, route) in [
-        (MessageKind::Task, "helixagent.tasks.llm", "llm.request", Some("llm-exact")),
-        (MessageKind::Task, "helixagent.tasks.llm", "llm.requeue", Some("llm-longer")),
-        (MessageKind::Task, "helixagent.tasks.llm", "llm.other", Some("llm-llm")),
+        (
+            MessageKind::Task,
+            "helixagent.tasks.llm",
+            "llm.request",
+            Some("llm-exact"),
+        ),
+        (
+            MessageKind::Task,
+            "helixagent.tasks.llm",
+            "llm.requeue",
+            Some("llm-longer"),
+        ),
+        (
+            MessageKind::Task,
+            "helixagent.tasks.llm",
+            "llm.other",
+            Some("llm-llm"),
+        ),
         (MessageKind::Task, "helixagent.tasks.llm", "else", Some("llm")),
         // A literal type does not beat a literal destination; among patterns it beats `*`.
-        (MessageKind::Task, "helixagent.tasks.debate", "llm.request", Some("tasks-exact-type")),
-        (MessageKind::Task, "helixagent.tasks.debate", "debate.round", Some("tasks")),
+        (
+            MessageKind::Task,
+            "helixagent.tasks.debate",
+            "llm.request",
+            Some("tasks-exact-type"),
+        ),
+        (
+            MessageKind::Task,
+            "helixagent.tasks.debate",
+            "debate.round",
+            Some("tasks"),
+        ),
         (MessageKind::Task, "other", "x", Some("all")),
         (MessageKind::Event, "helixagent.events.audit", "x", Some("events")),
         (MessageKind::Event, "helixagent.stream.tokens", "x", None),
     ] {
-        let found = table.lookup(&origin(kind, destination), message_type).map(|r| &*r.name);
+        let found = table
+            .lookup(&origin(kind, destination), message_type)
+            .map(|r| &*r.name);
         assert_eq!(found, route, "{destination} {message_type}");
     }
-    let elsewhere = Origin { broker: "kafka".into(), ..origin(MessageKind::Task, "helixagent.tasks.llm") };
+    let elsewhere = Origin {
+        broker: "kafka".into(),
+        ..origin(MessageKind::Task, "helixagent.tasks.llm")
+    };
     assert!(table.lookup(&elsewhere, "llm.request").is_none());
 }
 
@@ -95,7 +142,9 @@ type = "*a"
 plugin = "p"
 "#;
     let table = Table::new(&settings(toml), &Table::default());
-    let found = table.lookup(&origin(MessageKind::Task, "helixagent.tasks.llm"), "aha").unwrap();
+    let found = table
+        .lookup(&origin(MessageKind::Task, "helixagent.tasks.llm"), "aha")
+        .unwrap();
     assert_eq!(&*found.name, "first");
 }
 
@@ -106,9 +155,17 @@ fn sources_expand_patterns_and_leave_dead_letters_alone() {
     assert_eq!(names.iter().filter(|n| **n == "helixagent.tasks.llm").count(), 1);
     assert!(names.contains(&"helixagent.tasks.debate") && names.contains(&"helixagent.events.audit"));
     assert!(!names.iter().any(|n| n.contains("dlq")), "{names:?}");
-    assert!(table.sources().iter().all(|s| s.window == 1000 && &*s.broker == "embedded"));
+    assert!(
+        table
+            .sources()
+            .iter()
+            .all(|s| s.window == 1000 && &*s.broker == "embedded")
+    );
     let named = settings("[[routes]]\nqueue = \"helixagent.dlq\"\nplugin = \"p\"\n");
-    assert_eq!(&*Table::new(&named, &Table::default()).sources()[0].destination, "helixagent.dlq");
+    assert_eq!(
+        &*Table::new(&named, &Table::default()).sources()[0].destination,
+        "helixagent.dlq"
+    );
 }
 
 #[test]
