@@ -1,10 +1,11 @@
 //! The writer's work besides messages: retention, checkpoints, the clean flag, what a crash may leave running.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rusqlite::{Connection, params};
 
-use super::log::Topic;
+use super::log::{Partition, Topic};
 use super::{sql, unsql};
 use crate::model::UnixMs;
 use crate::model::clock::duration_ms;
@@ -14,43 +15,48 @@ const CHECKPOINT_PAGES: i64 = 1_000;
 /// Records deleted per commit by retention.
 const RETAIN_ROWS: i64 = 1_000;
 
-/// Deletes a prefix of each partition, as far as it is older than the retention. True: there is more to delete.
-pub fn retain(db: &Connection, topic: &Topic, now: UnixMs) -> rusqlite::Result<bool> {
-    let Some(retention) = topic.retention else {
-        return Ok(false);
-    };
-    let cutoff = sql(now.saturating_sub(duration_ms(retention)));
-    let mut more = false;
-    for partition in &topic.partitions {
-        let (first, end) = (
-            partition.first.load(Ordering::Relaxed),
-            partition.end.load(Ordering::Relaxed),
-        );
-        if first >= end {
+/// Deletes records older than their topic's retention from the first partition that has such, in one commit. False: there
+/// are none.
+pub fn retain(db: &Connection, topics: &[Arc<Topic>], now: UnixMs) -> rusqlite::Result<bool> {
+    for topic in topics {
+        let Some(retention) = topic.retention else {
             continue;
+        };
+        let cutoff = sql(now.saturating_sub(duration_ms(retention)));
+        for partition in &topic.partitions {
+            if retain_partition(db, partition, cutoff)? {
+                topic.ready.notify_waiters();
+                return Ok(true);
+            }
         }
-        let no = partition.no;
-        // Record times never go back within a partition, so what is too old is a prefix.
-        let old: i64 = db
-            .prepare_cached(&format!(
-                "SELECT count(*) FROM (SELECT ts FROM log_{no} ORDER BY off LIMIT {RETAIN_ROWS}) WHERE ts < ?1"
-            ))?
-            .query_row([cutoff], |r| r.get(0))?;
-        if old == 0 {
-            continue;
-        }
-        let first = first + unsql(old);
-        db.execute_batch("BEGIN IMMEDIATE")?;
-        db.prepare_cached(&format!("DELETE FROM log_{no} WHERE off < ?1"))?
-            .execute([sql(first)])?;
-        db.prepare_cached("UPDATE partition SET first_off = ?2 WHERE no = ?1")?
-            .execute(params![no, sql(first)])?;
-        db.execute_batch("COMMIT")?;
-        partition.first.store(first, Ordering::Release);
-        topic.ready.notify_waiters();
-        more |= old == RETAIN_ROWS;
     }
-    Ok(more)
+    Ok(false)
+}
+
+fn retain_partition(db: &Connection, partition: &Partition, cutoff: i64) -> rusqlite::Result<bool> {
+    let (no, first) = (partition.no, partition.first.load(Ordering::Relaxed));
+    if first >= partition.end.load(Ordering::Relaxed) {
+        return Ok(false);
+    }
+    // Record times never go back within a partition, so what is too old is a prefix.
+    let old = |rows: i64| -> rusqlite::Result<i64> {
+        db.prepare_cached(&format!(
+            "SELECT count(*) FROM (SELECT ts FROM log_{no} ORDER BY off LIMIT ?2) WHERE ts < ?1"
+        ))?
+        .query_row([cutoff, rows], |r| r.get(0))
+    };
+    if old(1)? == 0 {
+        return Ok(false);
+    }
+    let first = first + unsql(old(RETAIN_ROWS)?);
+    db.execute_batch("BEGIN IMMEDIATE")?;
+    db.prepare_cached(&format!("DELETE FROM log_{no} WHERE off < ?1"))?
+        .execute([sql(first)])?;
+    db.prepare_cached("UPDATE partition SET first_off = ?2 WHERE no = ?1")?
+        .execute(params![no, sql(first)])?;
+    db.execute_batch("COMMIT")?;
+    partition.first.store(first, Ordering::Release);
+    Ok(true)
 }
 
 /// Carries the WAL over when it has grown enough. Between batches, so that the stall never lands inside one.

@@ -1,7 +1,7 @@
 //! What waits for the writer thread. No timer: the writer takes whatever is there when it comes back from a commit.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -76,6 +76,8 @@ struct State {
     stop: bool,
     /// No new jobs or controls.
     shut: bool,
+    /// The writer sleeps; waking one that works costs a system call for nothing.
+    asleep: bool,
 }
 
 #[derive(Default)]
@@ -85,6 +87,14 @@ pub struct Inbox {
 }
 
 impl Inbox {
+    fn rouse(&self, mut state: MutexGuard<'_, State>) {
+        let asleep = std::mem::take(&mut state.asleep);
+        drop(state);
+        if asleep {
+            self.wake.notify_one();
+        }
+    }
+
     /// Gives the job back when nobody will ever take it.
     pub fn publish(&self, job: Job) -> Result<(), Job> {
         let mut state = guard(&self.state);
@@ -92,8 +102,7 @@ impl Inbox {
             return Err(job);
         }
         state.jobs.push_back(job);
-        drop(state);
-        self.wake.notify_one();
+        self.rouse(state);
         Ok(())
     }
 
@@ -103,22 +112,21 @@ impl Inbox {
             return Err(control);
         }
         state.controls.push_back(control);
-        drop(state);
-        self.wake.notify_one();
+        self.rouse(state);
         Ok(())
     }
 
     pub fn ack(&self, key: u64) {
-        guard(&self.state).acks.push_back(key);
-        self.wake.notify_one();
+        let mut state = guard(&self.state);
+        state.acks.push_back(key);
+        self.rouse(state);
     }
 
     pub fn commit(&self, partition: u32, position: u64) {
         let mut state = guard(&self.state);
         let slot = state.offsets.entry(partition).or_insert(position);
         *slot = position.max(*slot);
-        drop(state);
-        self.wake.notify_one();
+        self.rouse(state);
     }
 
     /// Acknowledgements of a commit that failed wait for the next one.
@@ -139,8 +147,7 @@ impl Inbox {
         if !state.shut {
             state.flushes.push(reply);
         }
-        drop(state);
-        self.wake.notify_one();
+        self.rouse(state);
     }
 
     /// To be called when the writer has nothing in hand.
@@ -154,8 +161,9 @@ impl Inbox {
     }
 
     pub fn stop(&self) {
-        guard(&self.state).stop = true;
-        self.wake.notify_one();
+        let mut state = guard(&self.state);
+        state.stop = true;
+        self.rouse(state);
     }
 
     /// Nothing new from now on. Returns what is in it, for the refusal.
@@ -188,8 +196,12 @@ impl Inbox {
         if idle(&state) {
             (state, _) = self
                 .wake
-                .wait_timeout_while(state, limit, |s| idle(s))
+                .wait_timeout_while(state, limit, |s| {
+                    s.asleep = idle(s);
+                    s.asleep
+                })
                 .unwrap_or_else(PoisonError::into_inner);
+            state.asleep = false;
         }
         let mut taken = Taken {
             stop: state.stop,
@@ -219,3 +231,7 @@ impl Inbox {
         taken
     }
 }
+
+#[cfg(test)]
+#[path = "inbox_tests.rs"]
+mod tests;

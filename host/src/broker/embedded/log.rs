@@ -242,7 +242,7 @@ impl Topic {
         let (mut out, mut size) = (Vec::new(), 0);
         while let Some(found) = rows.next()? {
             let origin = self.origin(broker, partition, unsql(found.get(0)?));
-            let raw = row_message(found, origin, false, 1, 2)?;
+            let raw = row_message(found, origin, 1, 2)?;
             size += raw.size();
             out.push(raw);
             if size >= bytes {

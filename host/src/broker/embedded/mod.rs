@@ -71,6 +71,8 @@ struct Core {
     health: Mutex<Health>,
     phase: Mutex<Phase>,
     commits: AtomicU64,
+    /// Sources so far.
+    sources: AtomicU64,
     readers: Mutex<Vec<Connection>>,
 }
 
@@ -115,6 +117,7 @@ impl Embedded {
             health: Mutex::new(Health::Up),
             phase: Mutex::new(Phase::Open),
             commits: AtomicU64::new(0),
+            sources: AtomicU64::new(0),
             readers: Mutex::new(Vec::new()),
         });
         let cannot = |error: &dyn std::fmt::Display| {
@@ -235,9 +238,16 @@ impl Core {
 
     fn set_health(&self, health: Health) {
         let mut now = guard(&self.health);
-        if *now != health {
-            *now = health;
+        if *now == health {
+            return;
         }
+        match &health {
+            Health::Up => tracing::info!(broker = %self.name, "the embedded broker writes again"),
+            Health::Degraded { reason } => tracing::warn!(broker = %self.name, "{reason}"),
+            // Logged with its cause by whoever ended it.
+            Health::Down { .. } => {}
+        }
+        *now = health;
     }
 
     /// Ok(true): closed in good order. Err: the writer stopped, and why.

@@ -11,7 +11,8 @@ use tokio::sync::Notify;
 use super::ready::{self, Ready, Scan};
 use super::{guard, row, sql, unsql};
 use crate::broker::Destination;
-use crate::model::{MessageKind, Origin, RawMessage};
+use crate::model::raw::Properties;
+use crate::model::{Headers, MessageKind, Origin, RawMessage};
 
 /// Acknowledged tasks whose deletion is not committed yet. More, and claims wait: it bounds memory, and what has to be
 /// flagged as redelivered after a crash.
@@ -182,13 +183,7 @@ impl Queue {
     }
 
     /// The task of a key; none when the row is gone.
-    pub fn read(
-        &self,
-        db: &Connection,
-        broker: &Arc<str>,
-        key: u64,
-        redelivered: bool,
-    ) -> rusqlite::Result<Option<RawMessage>> {
+    pub fn read(&self, db: &Connection, broker: &Arc<str>, key: u64) -> rusqlite::Result<Option<RawMessage>> {
         let mut select = db.prepare_cached("SELECT enq, exp, mkey, hdr, body FROM task WHERE key = ?1")?;
         let mut rows = select.query([sql(key)])?;
         let Some(found) = rows.next()? else {
@@ -201,7 +196,7 @@ impl Queue {
             partition: None,
             offset: Some(ready::sequence_of(key)),
         };
-        let mut raw = row_message(found, origin, redelivered, 0, 2)?;
+        let mut raw = row_message(found, origin, 0, 2)?;
         raw.props.expires_ms = found.get::<_, Option<i64>>(1)?.map(unsql);
         Ok(Some(raw))
     }
@@ -219,15 +214,15 @@ fn scan_keys(db: &Connection, scan: Scan) -> rusqlite::Result<Vec<u64>> {
 pub fn row_message(
     found: &rusqlite::Row<'_>,
     origin: Origin,
-    redelivered: bool,
     time: usize,
     first: usize,
 ) -> rusqlite::Result<RawMessage> {
-    let hdr = found.get_ref(first + 1)?.as_blob()?;
-    let (props, headers) = row::unpack(hdr).ok_or_else(|| {
-        let reason = "not written by this version of helix, or damaged".into();
-        rusqlite::Error::FromSqlConversionFailure(first + 1, rusqlite::types::Type::Blob, reason)
-    })?;
+    // A row whose header is damaged is delivered without it: what cannot be decoded becomes a dead letter, with its
+    // body, instead of standing in the way of everything behind it.
+    let (props, headers) = row::unpack(found.get_ref(first + 1)?.as_blob()?).unwrap_or_else(|| {
+        tracing::warn!(%origin, "a row of the embedded broker has a damaged header");
+        (Properties::default(), Headers::new())
+    });
     Ok(RawMessage {
         origin,
         body: found.get::<_, Option<Vec<u8>>>(first + 2)?.map(Into::into),
@@ -235,6 +230,6 @@ pub fn row_message(
         headers,
         props,
         timestamp_ms: Some(unsql(found.get(time)?)),
-        redelivered,
+        redelivered: false,
     })
 }

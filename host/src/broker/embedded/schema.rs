@@ -75,6 +75,10 @@ pub fn lock(database: &Path) -> Result<File, Error> {
         )
     };
     fs::create_dir_all(folder).map_err(cannot)?;
+    // The folder's own entry has to survive a power cut too; not every file system can do this.
+    if let Some(Ok(parent)) = folder.parent().map(File::open) {
+        let _ = parent.sync_all();
+    }
     let path = database.with_extension("lock");
     let file = File::options()
         .create(true)
@@ -151,6 +155,7 @@ pub fn load(db: &Connection, path: &Path, group: &str) -> Result<Catalog, Error>
         let clean: i64 = db.query_row("SELECT value FROM meta WHERE name = 'clean'", [], |r| r.get(0))?;
         db.execute_batch("BEGIN IMMEDIATE")?;
         if clean == 0 {
+            tracing::info!(file = %path.display(), "the last run did not end in good order; what may have run is flagged");
             note_suspects(db)?;
         }
         db.execute_batch(
@@ -165,8 +170,9 @@ pub fn load(db: &Connection, path: &Path, group: &str) -> Result<Catalog, Error>
     all().map_err(failed(path))
 }
 
-/// Claims are made in key order, so what was running is among the first keys of each priority, as many as there were
-/// unsettled deliveries and uncommitted acknowledgements.
+/// Claims are made in key order, so what was running is among the first keys of each priority, as many as there can be
+/// unsettled deliveries and uncommitted acknowledgements. Twice the window, since a whole window may be acknowledged
+/// between the check of the backlog and the claim.
 fn note_suspects(db: &Connection) -> rusqlite::Result<()> {
     let mut select = db.prepare("SELECT no, window FROM queue WHERE window > 0")?;
     let queues: Vec<(u16, i64)> = select
@@ -178,7 +184,7 @@ fn note_suspects(db: &Connection) -> rusqlite::Result<()> {
             let (first, last) = ready::range(queue, level);
             let to: Option<i64> = db.query_row(
                 "SELECT max(key) FROM (SELECT key FROM task WHERE key BETWEEN ?1 AND ?2 ORDER BY key LIMIT ?3)",
-                [sql(first), sql(last), window.saturating_add(backlog)],
+                [sql(first), sql(last), window.saturating_mul(2).saturating_add(backlog)],
                 |r| r.get(0),
             )?;
             // Boundaries below the first task concern nobody any more.
@@ -197,8 +203,9 @@ fn note_suspects(db: &Connection) -> rusqlite::Result<()> {
         }
     }
     db.execute(
-        "UPDATE offsets SET suspect = max(suspect, min(off + span,
-           (SELECT next_off FROM partition WHERE no = offsets.part))) WHERE span > 0",
+        "UPDATE offsets SET suspect = max(suspect, (
+           SELECT min(max(offsets.off, p.first_off) + offsets.span, p.next_off)
+           FROM partition p WHERE p.no = offsets.part)) WHERE span > 0",
         [],
     )?;
     Ok(())

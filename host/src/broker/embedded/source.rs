@@ -12,9 +12,9 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
 use super::inbox::Control;
-use super::log::Topic;
+use super::log::{Claim, Topic};
 use super::queue::Queue;
-use super::{Core, guard, schema};
+use super::{Core, guard, ready, schema};
 use crate::broker::{Delivery, Error, Receipt, Settle, Source, Subscription, Token};
 use crate::model::{MessageKind, RawMessage};
 
@@ -47,6 +47,15 @@ impl Feed {
             Self::Queue(queue) => &queue.window,
             Self::Topic(topic) => &topic.window,
         }
+    }
+
+    /// Is this the message that was claimed at `position`?
+    fn is_at(&self, raw: &RawMessage, position: u64) -> bool {
+        let offset = match self {
+            Self::Queue(_) => ready::sequence_of(position),
+            Self::Topic(_) => position,
+        };
+        raw.origin.offset == Some(offset)
     }
 
     fn give_back(&self, (lane, position): (u32, u64), handed: bool) {
@@ -85,6 +94,7 @@ impl EmbeddedSource {
         // From here on `Drop` takes the window back.
         let source = Self {
             settle: Arc::new(SourceSettle {
+                epoch: core.sources.fetch_add(1, Ordering::Relaxed),
                 core: Arc::clone(&core),
                 feed: feed.clone(),
                 outstanding: Mutex::new(HashMap::new()),
@@ -208,7 +218,7 @@ fn claim(
     db: &Connection,
     max: usize,
 ) -> rusqlite::Result<Vec<Delivery>> {
-    let claims: Vec<(u32, u64, bool)> = match feed {
+    let claims: Vec<Claim> = match feed {
         Feed::Queue(queue) => queue
             .claim(db, max)?
             .into_iter()
@@ -218,47 +228,67 @@ fn claim(
     };
     settle.claimed(&claims);
     let shared: Arc<dyn Settle> = Arc::clone(settle) as Arc<dyn Settle>;
-    let receipts = claims.into_iter().map(|(lane, position, again)| {
-        (
-            Receipt::new(
-                Arc::clone(&shared),
-                Token {
-                    epoch: 0,
-                    lane,
-                    position,
-                },
-            ),
-            again,
+    let receipt = |(lane, position, _): &Claim| {
+        Receipt::new(
+            Arc::clone(&shared),
+            Token {
+                epoch: settle.epoch,
+                lane: *lane,
+                position: *position,
+            },
         )
-    });
-    let receipts: Vec<(Receipt, bool)> = receipts.collect();
+    };
+    let mut receipts: VecDeque<Receipt> = claims.iter().map(receipt).collect();
     // One snapshot for the whole batch, and never longer than it.
     let snapshot = db.unchecked_transaction()?;
-    let (mut out, mut bytes) = (Vec::with_capacity(receipts.len()), 0);
-    for (receipt, again) in receipts {
-        if bytes >= READ_BYTES {
-            drop(receipt);
+    let (mut out, mut bytes) = (Vec::with_capacity(claims.len()), 0);
+    // Neighbouring offsets of a partition are one query.
+    for run in claims.chunk_by(|a, b| a.0 == b.0 && a.1 + 1 == b.1) {
+        let Some((lane, first, _)) = run.first() else {
             continue;
-        }
-        let Token { lane, position, .. } = receipt.token();
-        let raw: Option<RawMessage> = match feed {
-            Feed::Queue(queue) => queue.read(&snapshot, &core.name, position, again)?,
-            Feed::Topic(topic) => topic
-                .read(&snapshot, &core.name, lane, position, 1, READ_BYTES)?
-                .into_iter()
-                .find(|raw| raw.origin.offset == Some(position))
-                .map(|raw| RawMessage {
-                    redelivered: again,
-                    ..raw
-                }),
         };
-        match raw {
-            Some(raw) => {
-                bytes += raw.size();
-                out.push(Delivery { raw, receipt });
+        if bytes >= READ_BYTES {
+            break;
+        }
+        let mut found: VecDeque<RawMessage> = match feed {
+            Feed::Queue(queue) => {
+                let mut rows = VecDeque::with_capacity(run.len());
+                for (_, key, _) in run {
+                    rows.extend(queue.read(&snapshot, &core.name, *key)?);
+                }
+                rows
             }
-            // Retention was faster, or somebody changed the file.
-            None => receipt.ack(),
+            Feed::Topic(topic) => topic
+                .read(
+                    &snapshot,
+                    &core.name,
+                    *lane,
+                    *first,
+                    run.len(),
+                    READ_BYTES - bytes,
+                )?
+                .into(),
+        };
+        let before = bytes;
+        bytes += found.iter().map(RawMessage::size).sum::<usize>();
+        let cut_short = bytes >= READ_BYTES && bytes > before;
+        for (_, position, again) in run {
+            let Some(receipt) = receipts.pop_front() else {
+                break;
+            };
+            match found.pop_front_if(|raw| feed.is_at(raw, *position)) {
+                Some(raw) => out.push(Delivery {
+                    raw: RawMessage {
+                        redelivered: *again,
+                        ..raw
+                    },
+                    receipt,
+                }),
+                // Not read this time: dropped, it is ready again.
+                None if found.is_empty() && cut_short => {}
+                // Retention was faster, or somebody changed the file.
+                None => receipt.ack(),
+            }
         }
     }
     Ok(out)
@@ -267,6 +297,8 @@ fn claim(
 /// What this source holds. Settling something it does not hold (any more) changes nothing.
 struct SourceSettle {
     core: Arc<Core>,
+    /// Tells the sources of one process apart.
+    epoch: u64,
     feed: Feed,
     /// (lane, position) → handed out.
     outstanding: Mutex<HashMap<(u32, u64), bool>>,
@@ -278,7 +310,7 @@ impl SourceSettle {
         guard(&self.outstanding).len()
     }
 
-    fn claimed(&self, claims: &[(u32, u64, bool)]) {
+    fn claimed(&self, claims: &[Claim]) {
         guard(&self.outstanding).extend(
             claims
                 .iter()

@@ -10,6 +10,7 @@
 mod crash;
 mod faults;
 mod flow;
+mod killed;
 mod tasks;
 mod topics;
 

@@ -20,8 +20,8 @@ use crate::model::UnixMs;
 const DELAY_POLL: Duration = Duration::from_millis(100);
 /// Retention is looked at this often.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
-/// Under publishes without a pause, retention gets a turn after so long.
-const HOUSEKEEPING_OVERDUE: Duration = Duration::from_secs(10);
+/// Under publishes without a pause, retention gets its turn after so long.
+const HOUSEKEEPING_OVERDUE: Duration = Duration::from_secs(1);
 /// After a full disk, acknowledgements are tried again after so long.
 const FULL_PAUSE: Duration = Duration::from_millis(250);
 
@@ -99,7 +99,7 @@ impl Writer {
                 }
             }
             let quiet = taken.jobs.is_empty();
-            let done = self.commit(taken)?;
+            let done = self.commit(taken, settle)?;
             if closing.is_some() && (!done || core.inbox.is_empty()) {
                 break;
             }
@@ -117,19 +117,21 @@ impl Writer {
 
     fn patience(&self) -> Duration {
         let now = Instant::now();
-        let mut patience = self.next_housekeeping.saturating_duration_since(now);
-        if let Some(due) = self.next_due {
-            let wait = Duration::from_millis(due.saturating_sub(self.core.clock.now_ms()));
-            patience = patience.min(wait.min(DELAY_POLL));
-        }
+        let patience = self.next_housekeeping.saturating_duration_since(now);
         if self.settle_after > now {
-            patience = patience.min(self.settle_after - now);
+            return patience.max(DELAY_POLL).min(self.settle_after - now);
         }
-        patience
+        match self.next_due {
+            Some(due) => {
+                let wait = Duration::from_millis(due.saturating_sub(self.core.clock.now_ms()));
+                patience.min(wait).min(DELAY_POLL)
+            }
+            None => patience,
+        }
     }
 
-    /// True unless it was rolled back.
-    fn commit(&mut self, taken: Taken) -> Result<bool, String> {
+    /// True unless it was rolled back. `settle`: the last rollback is long enough ago for more than publishes.
+    fn commit(&mut self, taken: Taken, settle: bool) -> Result<bool, String> {
         let Taken {
             jobs,
             mut acks,
@@ -137,7 +139,7 @@ impl Writer {
             ..
         } = taken;
         let now = self.core.clock.now_ms();
-        let due = self.next_due.is_some_and(|due| due <= now);
+        let due = settle && self.next_due.is_some_and(|due| due <= now);
         if jobs.is_empty() && acks.is_empty() && offsets.is_empty() && !due {
             return Ok(true);
         }
@@ -148,6 +150,7 @@ impl Writer {
                     self.next_due = Some(self.next_due.map_or(at, |other| other.min(at)));
                 }
                 self.core.commits.fetch_add(1, Ordering::Relaxed);
+                self.core.set_health(Health::Up);
                 effects.publish();
                 for (partition, position) in &offsets {
                     if let Some((topic, index)) = self.partitions.get(partition)
@@ -163,7 +166,6 @@ impl Writer {
                 if due {
                     self.next_due = batch::next_due(&self.db).map_err(|e| e.to_string())?;
                 }
-                self.core.set_health(Health::Up);
                 Ok(true)
             }
             Err(Fate::RolledBack(error)) => {
@@ -265,23 +267,24 @@ impl Writer {
         }
     }
 
+    /// One slice of retention. While it is behind it gets one slice per batch, so that it deletes about as fast as
+    /// publishers append.
     fn housekeeping(&mut self, quiet: bool) -> Result<(), String> {
         let now = Instant::now();
         if now < self.next_housekeeping || !(quiet || now >= self.next_housekeeping + HOUSEKEEPING_OVERDUE) {
             return Ok(());
         }
         let topics: Vec<_> = self.core.catalog().topics.values().cloned().collect();
-        let mut more = false;
-        for topic in topics {
-            match housekeeping::retain(&self.db, &topic, self.core.clock.now_ms()) {
-                Ok(full) => more |= full,
-                Err(error) => match self.roll_back(&error) {
-                    Fate::Broken(reason) => return Err(reason),
-                    Fate::RolledBack(_) => {}
-                },
+        match housekeeping::retain(&self.db, &topics, self.core.clock.now_ms()) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(error) => {
+                if let Fate::Broken(reason) = self.roll_back(&error) {
+                    return Err(reason);
+                }
             }
         }
-        self.next_housekeeping = if more { now } else { now + HOUSEKEEPING };
+        self.next_housekeeping = now + HOUSEKEEPING;
         Ok(())
     }
 

@@ -111,3 +111,22 @@ async fn the_log_of_writes_is_carried_over_and_does_not_grow() {
         .len();
     assert!(wal < 8 << 20, "{wal} bytes");
 }
+
+#[tokio::test]
+async fn a_damaged_row_does_not_stand_in_the_way() {
+    let rig = Rig::new();
+    let broker = rig.with_queue(0).await;
+    publish(&broker, ids(0..3).iter().map(|id| task(id)).collect()).await;
+    sql_on_writer(&broker, "UPDATE task SET hdr = x'01FFFF' WHERE id = 'm00001'").await;
+    let mut source = tasks_of(&broker, 10).await;
+    let got = recv_exactly(&mut source, 3).await;
+    assert_eq!(
+        got[1].raw.body,
+        crate::encode::encode(&task("m00001"), crate::model::WireFormat::Flat).body
+    );
+    assert_eq!(got[1].raw.props.message_id, None);
+    assert_eq!(
+        (id_of(&got[0]), id_of(&got[2])),
+        ("m00000".into(), "m00002".into())
+    );
+}

@@ -202,7 +202,7 @@ async fn competing_sources_never_both_get_a_message() {
                 .publish(chunk.to_vec())
                 .await
                 .into_iter()
-                .for_each(|r| drop(r.unwrap()));
+                .for_each(|r| assert!(r.is_ok()));
         }
     });
     let done = Arc::new(std::sync::atomic::AtomicUsize::new(0));
@@ -271,4 +271,48 @@ async fn a_closed_source_gives_back_what_it_holds() {
 
 fn ack_all_late(deliveries: Vec<Delivery>) {
     deliveries.into_iter().for_each(|d| d.receipt.ack());
+}
+
+#[tokio::test]
+async fn more_delayed_tasks_than_one_commit_moves_come_in_order() {
+    let rig = Rig::new();
+    let broker = rig.with_queue(0).await;
+    let count = 2 * batch::BATCH_DUE + 10;
+    let later = |id: &String| Outgoing {
+        not_before_ms: Some(START + 1_000),
+        ..task(id)
+    };
+    publish(&broker, ids(0..count).iter().map(later).collect()).await;
+    assert_eq!(
+        broker.topology().depth(MessageKind::Task, "q").await.unwrap(),
+        count as u64
+    );
+    rig.clock.advance(Duration::from_secs(2));
+    let mut source = tasks_of(&broker, count).await;
+    assert_eq!(names(&recv_exactly(&mut source, count).await), ids(0..count));
+}
+
+#[tokio::test]
+async fn large_tasks_are_handed_out_in_bounded_reads() {
+    let rig = Rig::new();
+    let broker = rig.with_queue(0).await;
+    for id in ids(0..5) {
+        publish(
+            &broker,
+            vec![Outgoing {
+                payload: vec![7; source::READ_BYTES / 2 + 1].into(),
+                ..task(&id)
+            }],
+        )
+        .await;
+    }
+    let mut source = tasks_of(&broker, 10).await;
+    let mut seen = Vec::new();
+    while seen.len() < 5 {
+        let got = recv(&mut source, 10).await;
+        assert!(got.iter().all(|d| !d.raw.redelivered));
+        seen.extend(names(&got));
+        ack_all(got);
+    }
+    assert_eq!(seen, ids(0..5));
 }

@@ -222,3 +222,30 @@ async fn two_sources_of_a_topic_share_it() {
     seen.dedup();
     assert_eq!(seen.len(), 60);
 }
+
+#[tokio::test]
+async fn large_events_are_handed_out_in_bounded_reads() {
+    let rig = Rig::new();
+    let broker = rig.with_topic(1).await;
+    for id in ids(0..5) {
+        let large = vec![7; source::READ_BYTES / 2 + 1];
+        publish(
+            &broker,
+            vec![Outgoing {
+                payload: large.into(),
+                ..event(&id, None)
+            }],
+        )
+        .await;
+    }
+    let mut source = events_of(&broker, 10).await;
+    let mut seen = Vec::new();
+    while seen.len() < 5 {
+        let got = recv(&mut source, 10).await;
+        assert!(got.len() <= 2, "{} at a time", got.len());
+        assert!(got.iter().all(|d| !d.raw.redelivered));
+        seen.extend(names(&got));
+        ack_all(got);
+    }
+    assert_eq!(seen, ids(0..5));
+}
