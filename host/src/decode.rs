@@ -13,5 +13,8 @@ pub struct Malformed {
 
 /// `fallback_id` names the message when its producer did not; `now_ms` stands in for a missing time.
 pub fn decode(_raw: &RawMessage, _fallback_id: &str, _now_ms: u64) -> Result<Envelope, Malformed> {
-    Err(Malformed { code: "unfinished", reason: String::new() })
+    Err(Malformed {
+        code: "unfinished",
+        reason: String::new(),
+    })
 }

@@ -84,7 +84,10 @@ pub struct Receipt {
 
 impl Receipt {
     pub fn new(settle: Arc<dyn Settle>, token: Token) -> Self {
-        Self { settle: Some(settle), token }
+        Self {
+            settle: Some(settle),
+            token,
+        }
     }
 
     /// Call before the handler runs. False: somebody else will get the message, or has it already.
@@ -183,7 +186,13 @@ pub trait Scan: Send + Sync {
     /// The first offset whose time is at or after `time`; `end` of the partition when there is none.
     async fn offset_at(&self, topic: &str, partition: u32, time: UnixMs) -> Result<u64, Error>;
     /// Up to `max` messages from `from` on; empty at the end of the partition.
-    async fn read(&self, topic: &str, partition: u32, from: u64, max: usize) -> Result<Vec<RawMessage>, Error>;
+    async fn read(
+        &self,
+        topic: &str,
+        partition: u32,
+        from: u64,
+        max: usize,
+    ) -> Result<Vec<RawMessage>, Error>;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,7 +224,9 @@ pub enum Comparison {
     Same,
     Missing,
     /// It is there with other properties; it is never redeclared or changed. One line per difference.
-    Differs { differences: Vec<String> },
+    Differs {
+        differences: Vec<String>,
+    },
 }
 
 #[async_trait]
@@ -249,9 +260,13 @@ pub trait Broker: Send + Sync {
 pub enum Health {
     Up,
     /// Works, but slower or not everywhere (connection.blocked, some consumers away).
-    Degraded { reason: String },
+    Degraded {
+        reason: String,
+    },
     /// Says host, user, TLS/SASL mode, cause and next step.
-    Down { reason: String },
+    Down {
+        reason: String,
+    },
 }
 
 /// Errors of a broker that an operator has to read. Logged where they are consumed, once.

@@ -9,14 +9,26 @@ use serde::{Deserialize, Serialize};
 pub enum Outcome {
     Done,
     /// "Not now." `after` overrides the delay of the route's policy.
-    Retry { failure: Failure, after: Option<Duration> },
+    Retry {
+        failure: Failure,
+        after: Option<Duration>,
+    },
     /// "Never."
-    Reject { failure: Failure },
+    Reject {
+        failure: Failure,
+    },
     /// Panic, unreachable, out of memory, wrong number of results, stack overflow, …
-    Trap { failure: Failure },
-    Timeout { limit: Duration, failure: Failure },
+    Trap {
+        failure: Failure,
+    },
+    Timeout {
+        limit: Duration,
+        failure: Failure,
+    },
     /// The host did not run it or refused what it did: no such plugin, wrong export, message over a limit.
-    Refused { failure: Failure },
+    Refused {
+        failure: Failure,
+    },
 }
 
 /// Why it was not handled. `reason` is for people, `code` is what dead letters are grouped by.
@@ -32,11 +44,17 @@ pub const REASON_LIMIT: usize = 4096;
 
 impl Failure {
     pub fn new(reason: impl Into<String>) -> Self {
-        Self { reason: cut(reason.into()), code: None }
+        Self {
+            reason: cut(reason.into()),
+            code: None,
+        }
     }
 
     pub fn coded(code: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { reason: cut(reason.into()), code: Some(code.into()) }
+        Self {
+            reason: cut(reason.into()),
+            code: Some(code.into()),
+        }
     }
 }
 

@@ -8,6 +8,12 @@ use super::{FailureClass, outcome::Failure};
 pub enum Verdict {
     Acknowledge,
     /// Run again after this delay, as attempt + 1.
-    RetryAfter { delay: Duration, failure: Failure },
-    DeadLetter { class: FailureClass, failure: Failure },
+    RetryAfter {
+        delay: Duration,
+        failure: Failure,
+    },
+    DeadLetter {
+        class: FailureClass,
+        failure: Failure,
+    },
 }
