@@ -9,9 +9,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub(super) fn refusal(address: IpAddr, private: bool) -> Option<&'static str> {
     let class = classify(address)?;
     match class {
-        Class::Never(why) => Some(why),
-        Class::Private(_) if private => None,
-        Class::Private(why) => Some(why),
+        Never(why) => Some(why),
+        Private(_) if private => None,
+        Private(why) => Some(why),
     }
 }
 
@@ -53,7 +53,7 @@ fn classify_v4(address: Ipv4Addr) -> Option<Class> {
 
 fn classify_v6(address: Ipv6Addr) -> Option<Class> {
     let s = address.segments();
-    let [s0, s1, s2, s3, s4, s5, s6, s7] = s;
+    let [s0, s1, s2, _, _, s5, s6, s7] = s;
     let v4 = |high: u16, low: u16| {
         let [a, b] = high.to_be_bytes();
         let [c, d] = low.to_be_bytes();
@@ -65,8 +65,8 @@ fn classify_v6(address: Ipv6Addr) -> Option<Class> {
     if address.is_loopback() {
         return Some(Private("a loopback address"));
     }
-    // Addresses that carry an IPv4 address are judged by it; those that are routed as such are also refused when the
-    // inner one is public only if nobody can say where they end (6to4, Teredo).
+    // Addresses that carry an IPv4 address are judged by it. Where nobody can say where the tunnel ends (6to4, Teredo),
+    // a public one inside does not help.
     match s {
         [0, 0, 0, 0, 0, 0xffff, ..] | [0, 0, 0, 0, 0, 0, ..] | [0, 0, 0, 0, 0xffff, 0, ..] => {
             return classify_v4(v4(s6, s7)).or(match s5 {
@@ -80,7 +80,6 @@ fn classify_v6(address: Ipv6Addr) -> Option<Class> {
         [0x2001, 0, ..] => return Some(Private("a Teredo address")),
         _ => {}
     }
-    let _ = (s3, s4);
     Some(match s0 {
         0xfc00..=0xfdff => Private("a unique local address"),
         0xfe80..=0xfebf => Private("a link-local address"),
@@ -99,7 +98,13 @@ fn classify_v6(address: Ipv6Addr) -> Option<Class> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        reason = "tests"
+    )]
 
     use proptest::prelude::*;
 
@@ -111,19 +116,61 @@ mod tests {
 
     #[test]
     fn public_addresses_pass() {
-        for ok in ["1.1.1.1", "8.8.8.8", "172.15.0.1", "172.32.0.1", "100.63.0.1", "100.128.0.1", "2606:4700::1111",
-            "::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "192.0.1.1", "198.20.0.1"] {
+        for ok in [
+            "1.1.1.1",
+            "8.8.8.8",
+            "172.15.0.1",
+            "172.32.0.1",
+            "100.63.0.1",
+            "100.128.0.1",
+            "2606:4700::1111",
+            "::ffff:8.8.8.8",
+            "64:ff9b::8.8.8.8",
+            "192.0.1.1",
+            "198.20.0.1",
+        ] {
             assert!(!refused(ok), "{ok}");
         }
     }
 
     #[test]
     fn everything_inside_is_refused() {
-        for no in ["0.0.0.0", "0.1.2.3", "10.0.0.1", "127.0.0.1", "127.255.255.254", "169.254.169.254", "172.16.0.1",
-            "172.31.255.255", "192.168.1.1", "100.64.0.1", "198.18.0.1", "198.19.255.255", "224.0.0.1", "255.255.255.255",
-            "240.0.0.1", "::", "::1", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "::127.0.0.1", "::8.8.8.8",
-            "::ffff:0:10.0.0.1", "64:ff9b::10.0.0.1", "64:ff9b:1::1", "2002:7f00:1::", "2002:808:808::", "2001::1", "fd00:ec2::254", "fe80::1",
-            "fec0::1", "ff02::1", "2001:db8::1", "100::1", "168.63.129.16"] {
+        for no in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "10.0.0.1",
+            "127.0.0.1",
+            "127.255.255.254",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.1.1",
+            "100.64.0.1",
+            "198.18.0.1",
+            "198.19.255.255",
+            "224.0.0.1",
+            "255.255.255.255",
+            "240.0.0.1",
+            "::",
+            "::1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "::127.0.0.1",
+            "::8.8.8.8",
+            "::ffff:0:10.0.0.1",
+            "64:ff9b::10.0.0.1",
+            "64:ff9b:1::1",
+            "2002:7f00:1::",
+            "2002:808:808::",
+            "2001::1",
+            "fd00:ec2::254",
+            "fe80::1",
+            "fec0::1",
+            "ff02::1",
+            "2001:db8::1",
+            "100::1",
+            "168.63.129.16",
+        ] {
             assert!(refused(no), "{no}");
         }
     }

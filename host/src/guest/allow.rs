@@ -2,7 +2,10 @@
 
 /// Whether one of `grants` names `host` (lower case, as a parsed URL gives it) at `port`.
 pub(super) fn allows(grants: &[String], host: &str, port: u16) -> bool {
-    let host = host.trim_end_matches('.').trim_start_matches('[').trim_end_matches(']');
+    let host = host
+        .trim_end_matches('.')
+        .trim_start_matches('[')
+        .trim_end_matches(']');
     grants.iter().any(|grant| matches(grant, host, port))
 }
 
@@ -15,10 +18,11 @@ fn matches(grant: &str, host: &str, port: u16) -> bool {
         Some(domain) => {
             // Subdomains only, and at a dot: `*.example.com` is neither `example.com` nor `badexample.com`.
             host.len() > domain.len() + 1
-                && host
-                    .len()
-                    .checked_sub(domain.len())
-                    .is_some_and(|at| host.is_char_boundary(at) && host.split_at(at).1.eq_ignore_ascii_case(domain) && host.split_at(at).0.ends_with('.'))
+                && host.len().checked_sub(domain.len()).is_some_and(|at| {
+                    host.is_char_boundary(at)
+                        && host.split_at(at).1.eq_ignore_ascii_case(domain)
+                        && host.split_at(at).0.ends_with('.')
+                })
         }
         None => !name.is_empty() && name.eq_ignore_ascii_case(host),
     }

@@ -1,6 +1,12 @@
 //! Generated from `wit/`: the types of the contract and one set of indices per handler interface.
 
-#![allow(clippy::all, clippy::pedantic, missing_docs, unused_qualifications, reason = "generated code")]
+#![allow(
+    clippy::all,
+    clippy::pedantic,
+    missing_docs,
+    unused_qualifications,
+    reason = "generated code"
+)]
 
 wasmtime::component::bindgen!({
     // No component is built for this world; it only brings all interfaces into one module.

@@ -29,7 +29,9 @@ pub(super) struct Cache {
 impl Cache {
     pub(super) fn open(folder: &Path) -> Self {
         match private(folder) {
-            Ok(()) => Self { folder: Some(folder.to_owned()) },
+            Ok(()) => Self {
+                folder: Some(folder.to_owned()),
+            },
             Err(error) => {
                 tracing::warn!(folder = %folder.display(), %error, "compiled plugins are not cached");
                 Self { folder: None }
@@ -40,7 +42,11 @@ impl Cache {
     fn path(&self, engine: &Engine, digest: Digest) -> Option<PathBuf> {
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        Some(self.folder.as_ref()?.join(format!("{}-{:016x}.cwasm", digest.hex(), hasher.finish())))
+        Some(
+            self.folder
+                .as_ref()?
+                .join(format!("{}-{:016x}.cwasm", digest.hex(), hasher.finish())),
+        )
     }
 
     /// None = compile it.
@@ -57,13 +63,22 @@ impl Cache {
         // this user and that nobody else may write (checked when opened), and the checksum in front was verified on these
         // very bytes in memory, not on the file. wasmtime itself refuses another version or configuration.
         let component = unsafe { Component::deserialize(engine, &bytes) };
-        component.inspect_err(|error| tracing::debug!(file = %path.display(), %error, "cached code is of another engine")).ok()
+        component
+            .inspect_err(
+                |error| tracing::debug!(file = %path.display(), %error, "cached code is of another engine"),
+            )
+            .ok()
     }
 
     /// Failing to store costs time later, nothing else.
     pub(super) fn store(&self, engine: &Engine, digest: Digest, component: &Component) {
-        let Some(path) = self.path(engine, digest) else { return };
-        let result = component.serialize().map_err(io::Error::other).and_then(|code| write(&path, &code));
+        let Some(path) = self.path(engine, digest) else {
+            return;
+        };
+        let result = component
+            .serialize()
+            .map_err(io::Error::other)
+            .and_then(|code| write(&path, &code));
         if let Err(error) = result {
             tracing::warn!(file = %path.display(), %error, "a compiled plugin could not be cached");
         }
@@ -88,7 +103,9 @@ fn private(folder: &Path) -> io::Result<()> {
     // SAFETY: geteuid has no preconditions and cannot fail.
     let me = unsafe { libc::geteuid() };
     if !meta.is_dir() || meta.uid() != me || meta.mode() & 0o077 != 0 {
-        return Err(io::Error::other("the folder must belong to this user alone (mode 0700, no symbolic link)"));
+        return Err(io::Error::other(
+            "the folder must belong to this user alone (mode 0700, no symbolic link)",
+        ));
     }
     Ok(())
 }
@@ -104,19 +121,27 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("too short"));
     }
     let code = bytes.split_off(CHECKSUM);
-    if Sha256::digest(&code).as_slice() != bytes {
+    if checksum(&code)[..] != bytes {
         return Err(io::Error::other("the checksum is wrong"));
     }
     Ok(code)
 }
 
+fn checksum(code: &[u8]) -> [u8; CHECKSUM] {
+    Sha256::digest(code).into()
+}
+
 fn write(path: &Path, code: &[u8]) -> io::Result<()> {
     let partial = path.with_extension(format!("{}.partial", std::process::id()));
     let mut file = fs::File::create(&partial)?;
-    let written = file.write_all(Sha256::digest(code).as_slice()).and_then(|()| file.write_all(code));
-    written.and_then(|()| fs::rename(&partial, path)).inspect_err(|_| {
-        let _ = fs::remove_file(&partial);
-    })
+    let written = file
+        .write_all(&checksum(code))
+        .and_then(|()| file.write_all(code));
+    written
+        .and_then(|()| fs::rename(&partial, path))
+        .inspect_err(|_| {
+            let _ = fs::remove_file(&partial);
+        })
 }
 
 /// Removes the files that were written longest ago.

@@ -40,13 +40,18 @@ impl Version for Loaded {
     }
 
     async fn call(&self, batch: &[Invocation<'_>]) -> Vec<Completion> {
-        let Some(first) = batch.first() else { return Vec::new() };
+        let Some(first) = batch.first() else {
+            return Vec::new();
+        };
         let kind = first.envelope.origin.kind;
         if !self.exports.handles(kind) {
             return batch.iter().map(|_| self.no_handler(kind)).collect();
         }
         let Some(_permit) = self.pool.permit().await else {
-            return batch.iter().map(|_| refused("host.stopping", "the plugin's pool is closed")).collect();
+            return batch
+                .iter()
+                .map(|_| refused("host.stopping", "the plugin's pool is closed"))
+                .collect();
         };
         if batch.len() > 1 && !batch.iter().any(|i| i.fresh) {
             let entry = self.entry(kind, batch);
@@ -71,13 +76,22 @@ impl Loaded {
         let plugin = self.pool.settings();
         let status = |interface: &String| {
             let (granted, grant) = grants::import(&plugin, interface);
-            ImportStatus { interface: interface.clone(), granted, grant }
+            ImportStatus {
+                interface: interface.clone(),
+                granted,
+                grant,
+            }
         };
         self.imports.iter().map(status).collect()
     }
 
     fn entry(&self, kind: MessageKind, batch: &[Invocation<'_>]) -> Entry {
-        let Exports { event, event_batch, packed, .. } = self.exports;
+        let Exports {
+            event,
+            event_batch,
+            packed,
+            ..
+        } = self.exports;
         match kind {
             MessageKind::Task => Entry::Task,
             MessageKind::Event => {
@@ -100,8 +114,15 @@ impl Loaded {
             Err(fault) => return start_failed(fault, invocation.timeout, started.elapsed()),
         };
         let batch = std::slice::from_ref(invocation);
-        let ended = instance.run(entry, batch, invocation.timeout, self.pool.mould.speaks).await;
-        let Ended { said, staged, denied, log } = ended;
+        let ended = instance
+            .run(entry, batch, invocation.timeout, self.pool.mould.speaks)
+            .await;
+        let Ended {
+            said,
+            staged,
+            denied,
+            log,
+        } = ended;
         let outcome = match said {
             Ok(said) => {
                 if !invocation.fresh {
@@ -119,13 +140,24 @@ impl Loaded {
     /// None: the batch trapped or took too long.
     async fn many(&self, entry: Entry, batch: &[Invocation<'_>]) -> Option<Vec<Completion>> {
         let started = Instant::now();
-        let limit = batch.iter().fold(Duration::ZERO, |sum, i| sum.saturating_add(i.timeout));
+        let limit = batch
+            .iter()
+            .fold(Duration::ZERO, |sum, i| sum.saturating_add(i.timeout));
         let mut instance = self.pool.lend(false).await.ok()?;
-        let Ended { said, staged, denied, log } = instance.run(entry, batch, limit, self.pool.mould.speaks).await;
+        let Ended {
+            said,
+            staged,
+            denied,
+            log,
+        } = instance.run(entry, batch, limit, self.pool.mould.speaks).await;
         let said = match said {
             Ok(said) => said,
             Err(fault) => {
-                tracing::debug!(?fault, messages = batch.len(), "a batch failed and runs again one by one");
+                tracing::debug!(
+                    ?fault,
+                    messages = batch.len(),
+                    "a batch failed and runs again one by one"
+                );
                 return None;
             }
         };
@@ -141,11 +173,15 @@ impl Loaded {
         // Nobody can tell which message a line belongs to: those that failed get all of them, else the first does.
         let log = lines(log);
         let failed = said.iter().any(|s| *s != Said::Ok);
-        let completions = said.into_iter().zip(outputs).enumerate().map(|(place, (said, outputs))| {
-            let wants = if failed { said != Said::Ok } else { place == 0 };
-            let log = if wants { log.clone() } else { Vec::new() };
-            complete(outcome(said), outputs, denied.as_ref(), log, share)
-        });
+        let completions = said
+            .into_iter()
+            .zip(outputs)
+            .enumerate()
+            .map(|(place, (said, outputs))| {
+                let wants = if failed { said != Said::Ok } else { place == 0 };
+                let log = if wants { log.clone() } else { Vec::new() };
+                complete(outcome(said), outputs, denied.as_ref(), log, share)
+            });
         Some(completions.collect())
     }
 
@@ -153,7 +189,12 @@ impl Loaded {
         let plugin = self.pool.settings();
         refused(
             &PLUGIN_WRONG_WORLD.to_string(),
-            &format!("plugin `{}` exports no handler for {kind}s; it has {}", plugin.name, describe(self.exports), kind = kind.as_str()),
+            &format!(
+                "plugin `{}` exports no handler for {kind}s; it has {}",
+                plugin.name,
+                describe(self.exports),
+                kind = kind.as_str()
+            ),
         )
     }
 }
@@ -166,24 +207,47 @@ pub(super) fn describe(exports: Exports) -> String {
         (exports.event_batch, "event-batch-handler"),
         (exports.packed, "packed-handler"),
     ];
-    let names: Vec<_> = names.into_iter().filter_map(|(has, name)| has.then_some(name)).collect();
+    let names: Vec<_> = names
+        .into_iter()
+        .filter_map(|(has, name)| has.then_some(name))
+        .collect();
     names.join(", ")
 }
 
 fn outcome(said: Said) -> Outcome {
-    let failure = |reason, code| Failure { code, ..Failure::new(reason) };
+    let failure = |reason, code| Failure {
+        code,
+        ..Failure::new(reason)
+    };
     match said {
         Said::Ok => Outcome::Done,
-        Said::Retry { after_ms, reason, code } => {
-            Outcome::Retry { failure: failure(reason, code), after: after_ms.map(Duration::from_millis) }
-        }
-        Said::Reject { reason, code } => Outcome::Reject { failure: failure(reason, code) },
+        Said::Retry {
+            after_ms,
+            reason,
+            code,
+        } => Outcome::Retry {
+            failure: failure(reason, code),
+            after: after_ms.map(Duration::from_millis),
+        },
+        Said::Reject { reason, code } => Outcome::Reject {
+            failure: failure(reason, code),
+        },
     }
 }
 
 /// Drops the outputs of what failed, and tells about a refusal that may be the cause.
-fn complete(mut outcome: Outcome, outputs: Vec<Outgoing>, denied: Option<&Denial>, mut log: Vec<String>, duration: Duration) -> Completion {
-    let outputs = if outcome == Outcome::Done { outputs } else { Vec::new() };
+fn complete(
+    mut outcome: Outcome,
+    outputs: Vec<Outgoing>,
+    denied: Option<&Denial>,
+    mut log: Vec<String>,
+    duration: Duration,
+) -> Completion {
+    let outputs = if outcome == Outcome::Done {
+        outputs
+    } else {
+        Vec::new()
+    };
     if let Some(Denial { code, text }) = denied {
         log.push(format!("helix: refused: {text}"));
         let failure = match &mut outcome {
@@ -195,39 +259,72 @@ fn complete(mut outcome: Outcome, outputs: Vec<Outgoing>, denied: Option<&Denial
             | Outcome::Refused { failure } => Some(failure),
         };
         if let Some(failure) = failure {
-            let trapped = failure.code.as_deref().is_none_or(|code| code.starts_with("trap."));
-            let code = if trapped { Some((*code).to_owned()) } else { failure.code.take() };
+            let trapped = failure
+                .code
+                .as_deref()
+                .is_none_or(|code| code.starts_with("trap."));
+            let code = if trapped {
+                Some((*code).to_owned())
+            } else {
+                failure.code.take()
+            };
             let reason = if failure.reason.contains(text.as_str()) {
                 std::mem::take(&mut failure.reason)
             } else {
                 format!("{text}. The handler said: {}", failure.reason)
             };
-            *failure = Failure { code, ..Failure::new(reason) };
+            *failure = Failure {
+                code,
+                ..Failure::new(reason)
+            };
         }
     }
-    Completion { outcome, outputs, log, duration }
+    Completion {
+        outcome,
+        outputs,
+        log,
+        duration,
+    }
 }
 
 fn start_failed(fault: StartFault, limit: Duration, duration: Duration) -> Completion {
     let (outcome, log) = match fault {
         StartFault::Guest(fault, log) => {
             let fault = match fault {
-                Fault::Trap { code, text } => Fault::Trap { code, text: format!("while it started: {text}") },
+                Fault::Trap { code, text } => Fault::Trap {
+                    code,
+                    text: format!("while it started: {text}"),
+                },
                 Fault::Timeout => Fault::Timeout,
             };
             (trap::outcome(fault, &log, limit), lines(log))
         }
-        StartFault::Contract(text) => {
-            (Outcome::Refused { failure: Failure::coded(PLUGIN_INVALID.to_string(), text) }, Vec::new())
-        }
-        StartFault::Room(text) => (Outcome::Refused { failure: Failure::coded("host.instances", text) }, Vec::new()),
+        StartFault::Contract(text) => (
+            Outcome::Refused {
+                failure: Failure::coded(PLUGIN_INVALID.to_string(), text),
+            },
+            Vec::new(),
+        ),
+        StartFault::Room(text) => (
+            Outcome::Refused {
+                failure: Failure::coded("host.instances", text),
+            },
+            Vec::new(),
+        ),
     };
     complete(outcome, Vec::new(), None, log, duration)
 }
 
 fn refused(code: &str, reason: &str) -> Completion {
-    let outcome = Outcome::Refused { failure: Failure::coded(code, reason) };
-    Completion { outcome, outputs: Vec::new(), log: Vec::new(), duration: Duration::ZERO }
+    let outcome = Outcome::Refused {
+        failure: Failure::coded(code, reason),
+    };
+    Completion {
+        outcome,
+        outputs: Vec::new(),
+        log: Vec::new(),
+        duration: Duration::ZERO,
+    }
 }
 
 fn lines(log: Vec<(Stream, String)>) -> Vec<String> {

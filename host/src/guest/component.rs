@@ -12,14 +12,17 @@ use tokio::sync::Semaphore;
 use wasmtime::Engine;
 use wasmtime::component::{Component, InstancePre, Linker};
 
-use super::bindings::exports::helix::messaging::{event_batch_handler, event_handler, packed_handler, task_handler};
+use super::bindings::exports::helix::messaging::{
+    event_batch_handler, event_handler, packed_handler, task_handler,
+};
 use super::cache::Cache;
 use super::error::Error;
 use super::instance::Indices;
 use super::sandbox::Sandbox;
 use crate::config::valid::Plugin;
 use crate::error::{
-    PLUGIN_CONTRACT, PLUGIN_DIGEST, PLUGIN_INVALID, PLUGIN_MISSING, PLUGIN_PATH, PLUGIN_TOO_LARGE, PLUGIN_WRONG_WORLD,
+    PLUGIN_CONTRACT, PLUGIN_DIGEST, PLUGIN_INVALID, PLUGIN_MISSING, PLUGIN_PATH, PLUGIN_TOO_LARGE,
+    PLUGIN_WRONG_WORLD,
 };
 use crate::model::Digest;
 
@@ -47,36 +50,59 @@ impl Source {
 pub(super) fn read(folder: &Path, file: &Path, limit: u64) -> Result<Source, Error> {
     let shown = file.display();
     let unreadable = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => {
-            Error::new(PLUGIN_MISSING, format!("there is no file {shown}"), "Build the handler and copy its .wasm there, or correct `file`")
-        }
-        _ => Error::new(PLUGIN_INVALID, format!("{shown} cannot be read: {error}"), "Check its permissions"),
+        io::ErrorKind::NotFound => Error::new(
+            PLUGIN_MISSING,
+            format!("there is no file {shown}"),
+            "Build the handler and copy its .wasm there, or correct `file`",
+        ),
+        _ => Error::new(
+            PLUGIN_INVALID,
+            format!("{shown} cannot be read: {error}"),
+            "Check its permissions",
+        ),
     };
     let real = fs::canonicalize(file).map_err(unreadable)?;
     let root = fs::canonicalize(folder).map_err(unreadable)?;
     if !real.starts_with(&root) {
         return Err(Error::new(
             PLUGIN_PATH,
-            format!("{shown} leads to {}, outside of the plugins folder {}", real.display(), root.display()),
+            format!(
+                "{shown} leads to {}, outside of the plugins folder {}",
+                real.display(),
+                root.display()
+            ),
             "Copy the file into the folder instead of linking to it",
         ));
     }
     // The path is resolved: a link put in its place meanwhile is refused, and a pipe is not waited for.
-    let opened = fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&real);
+    let opened = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(&real);
     let opened = opened.map_err(unreadable)?;
     let meta = opened.metadata().map_err(unreadable)?;
     if !meta.is_file() {
-        return Err(Error::new(PLUGIN_INVALID, format!("{shown} is no regular file"), "Put a .wasm component there"));
+        return Err(Error::new(
+            PLUGIN_INVALID,
+            format!("{shown} is no regular file"),
+            "Put a .wasm component there",
+        ));
     }
     let mut bytes = Vec::new();
     if meta.len() <= limit {
         // It may grow while it is read.
-        opened.take(limit + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        opened
+            .take(limit + 1)
+            .read_to_end(&mut bytes)
+            .map_err(unreadable)?;
     }
     if meta.len() > limit || bytes.len() as u64 > limit {
         return Err(Error::new(
             PLUGIN_TOO_LARGE,
-            format!("{shown} has {} bytes, the limit is {limit}", meta.len().max(bytes.len() as u64)),
+            format!(
+                "{shown} has {} bytes, the limit is {limit}",
+                meta.len().max(bytes.len() as u64)
+            ),
             "Strip debug information from it, or raise `limits.wasm_size`",
         ));
     }
@@ -86,11 +112,20 @@ pub(super) fn read(folder: &Path, file: &Path, limit: u64) -> Result<Source, Err
 /// Accepts only the pinned content, when the configuration pins one.
 pub(super) fn check_pin(plugin: &Plugin, digest: Digest) -> Result<(), Error> {
     match plugin.digest.as_deref() {
-        Some(pinned) if !pinned.trim_start_matches("sha256:").eq_ignore_ascii_case(&digest.hex()) => Err(Error::new(
-            PLUGIN_DIGEST,
-            format!("{} is {digest}, but {pinned} is pinned", plugin.file.display()),
-            format!("Put the right file there, or change `digest` {}", super::grants::place(plugin)),
-        )),
+        Some(pinned)
+            if !pinned
+                .trim_start_matches("sha256:")
+                .eq_ignore_ascii_case(&digest.hex()) =>
+        {
+            Err(Error::new(
+                PLUGIN_DIGEST,
+                format!("{} is {digest}, but {pinned} is pinned", plugin.file.display()),
+                format!(
+                    "Put the right file there, or change `digest` {}",
+                    super::grants::place(plugin)
+                ),
+            ))
+        }
         _ => Ok(()),
     }
 }
@@ -103,7 +138,10 @@ pub(super) struct Compiler {
 
 impl Compiler {
     pub(super) fn new(cache: Cache) -> Self {
-        Self { cache: Arc::new(cache), one: Arc::new(Semaphore::new(1)) }
+        Self {
+            cache: Arc::new(cache),
+            one: Arc::new(Semaphore::new(1)),
+        }
     }
 
     pub(super) async fn compile(&self, engine: &Engine, source: Source) -> Result<Component, Error> {
@@ -125,15 +163,18 @@ impl Compiler {
             if let Some(component) = cache.load(&engine, source.digest) {
                 return Ok(component);
             }
-            let component = Component::from_binary(&engine, &source.bytes).map_err(|error| invalid(&source.bytes, &error))?;
+            let component = Component::from_binary(&engine, &source.bytes)
+                .map_err(|error| invalid(&source.bytes, &error))?;
             cache.store(&engine, source.digest, &component);
             Ok(component)
         });
         match tokio::time::timeout(COMPILE_LIMIT, work).await {
             Ok(Ok(result)) => result,
-            Ok(Err(panic)) => {
-                Err(Error::new(PLUGIN_INVALID, format!("the compiler failed: {panic}"), "This is a fault of the host; please report it with the file"))
-            }
+            Ok(Err(panic)) => Err(Error::new(
+                PLUGIN_INVALID,
+                format!("the compiler failed: {panic}"),
+                "This is a fault of the host; please report it with the file",
+            )),
             Err(_) => Err(stuck_error),
         }
     }
@@ -143,31 +184,46 @@ const BUILD: &str = "Build it as a component (Rust: cargo build --release --targ
 
 fn check_header(bytes: &[u8]) -> Result<(), Error> {
     match bytes {
-        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => {
-            Err(Error::new(PLUGIN_INVALID, "this is a core WebAssembly module, not a component", BUILD))
-        }
+        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Err(Error::new(
+            PLUGIN_INVALID,
+            "this is a core WebAssembly module, not a component",
+            BUILD,
+        )),
         [0, b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => Ok(()),
         _ if Engine::detect_precompiled(bytes).is_some() => Err(Error::new(
             PLUGIN_INVALID,
             "this is compiled machine code (.cwasm), which is never run from the plugins folder",
             "Put the .wasm component there",
         )),
-        [0, b'a', b's', b'm', ..] => {
-            Err(Error::new(PLUGIN_INVALID, "this is WebAssembly of a version this host does not know", BUILD))
-        }
-        [] => Err(Error::new(PLUGIN_INVALID, "the file is empty", "Copy it again; write elsewhere first and rename it")),
+        [0, b'a', b's', b'm', ..] => Err(Error::new(
+            PLUGIN_INVALID,
+            "this is WebAssembly of a version this host does not know",
+            BUILD,
+        )),
+        [] => Err(Error::new(
+            PLUGIN_INVALID,
+            "the file is empty",
+            "Copy it again; write elsewhere first and rename it",
+        )),
         _ => Err(Error::new(PLUGIN_INVALID, "this is no WebAssembly file", BUILD)),
     }
 }
 
 fn invalid(bytes: &[u8], error: &wasmtime::Error) -> Error {
     let cause = error.root_cause().to_string();
-    let next = if cause.contains("unexpected end") || cause.contains("extends past end") || cause.contains("unexpected-end") {
+    let next = if cause.contains("unexpected end")
+        || cause.contains("extends past end")
+        || cause.contains("unexpected-end")
+    {
         "It seems to be cut off: copy it again (write elsewhere first and rename it)"
     } else {
         BUILD
     };
-    Error::new(PLUGIN_INVALID, format!("the component ({} bytes) is not valid: {cause}", bytes.len()), next)
+    Error::new(
+        PLUGIN_INVALID,
+        format!("the component ({} bytes) is not valid: {cause}", bytes.len()),
+        next,
+    )
 }
 
 /// A component that has a handler and whose imports are all there.
@@ -184,7 +240,10 @@ pub(super) fn check(linker: &Linker<Sandbox>, component: &Component) -> Result<C
     let exports: Vec<String> = ty.exports(engine).map(|(name, _)| name.to_owned()).collect();
     let imports: Vec<String> = ty.imports(engine).map(|(name, _)| name.to_owned()).collect();
 
-    let foreign = |name: &&String| name.strip_prefix(OURS).is_some_and(|rest| !version(rest).starts_with(SERVED));
+    let foreign = |name: &&String| {
+        name.strip_prefix(OURS)
+            .is_some_and(|rest| !version(rest).starts_with(SERVED))
+    };
     if let Some(name) = exports.iter().chain(&imports).find(foreign) {
         return Err(Error::new(
             PLUGIN_CONTRACT,
@@ -193,28 +252,49 @@ pub(super) fn check(linker: &Linker<Sandbox>, component: &Component) -> Result<C
         ));
     }
     let has = |handler: &str| {
-        exports.iter().any(|name| name.strip_prefix(OURS).and_then(|rest| rest.split('@').next()) == Some(handler))
+        exports
+            .iter()
+            .any(|name| name.strip_prefix(OURS).and_then(|rest| rest.split('@').next()) == Some(handler))
     };
-    let pre = linker.instantiate_pre(component).map_err(|error| unlinkable(&error))?;
+    let pre = linker
+        .instantiate_pre(component)
+        .map_err(|error| unlinkable(&error))?;
     let contract = |error: wasmtime::Error| contract(&format!("{error:#}"));
     let indices = Indices {
-        task: has("task-handler").then(|| task_handler::GuestIndices::new(&pre)).transpose().map_err(contract)?,
-        event: has("event-handler").then(|| event_handler::GuestIndices::new(&pre)).transpose().map_err(contract)?,
+        task: has("task-handler")
+            .then(|| task_handler::GuestIndices::new(&pre))
+            .transpose()
+            .map_err(contract)?,
+        event: has("event-handler")
+            .then(|| event_handler::GuestIndices::new(&pre))
+            .transpose()
+            .map_err(contract)?,
         event_batch: has("event-batch-handler")
             .then(|| event_batch_handler::GuestIndices::new(&pre))
             .transpose()
             .map_err(contract)?,
-        packed: has("packed-handler").then(|| packed_handler::GuestIndices::new(&pre)).transpose().map_err(contract)?,
+        packed: has("packed-handler")
+            .then(|| packed_handler::GuestIndices::new(&pre))
+            .transpose()
+            .map_err(contract)?,
     };
     if indices.exports() == super::Exports::default() {
-        let found = if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") };
+        let found = if exports.is_empty() {
+            "nothing".to_owned()
+        } else {
+            exports.join(", ")
+        };
         return Err(Error::new(
             PLUGIN_WRONG_WORLD,
             format!("the component exports no handler of {OURS}*@{SERVED}x; it exports {found}"),
             "Export task-handler, event-handler or event-batch-handler (see the worlds in wit/)",
         ));
     }
-    Ok(Checked { pre, indices, imports })
+    Ok(Checked {
+        pre,
+        indices,
+        imports,
+    })
 }
 
 fn version(rest: &str) -> &str {
@@ -226,10 +306,18 @@ fn unlinkable(error: &wasmtime::Error) -> Error {
     if text.contains(OURS) {
         return contract(&text);
     }
-    Error::new(PLUGIN_WRONG_WORLD, format!("the component needs what this host does not have: {text}"), "Build it against WASI 0.2 and helix:messaging 0.1 only")
+    Error::new(
+        PLUGIN_WRONG_WORLD,
+        format!("the component needs what this host does not have: {text}"),
+        "Build it against WASI 0.2 and helix:messaging 0.1 only",
+    )
 }
 
 /// The same version in another shape: made with an older or a changed copy of wit/.
 pub(super) fn contract(text: &str) -> Error {
-    Error::new(PLUGIN_CONTRACT, format!("built for a different helix:messaging 0.1.0 ({text})"), "Rebuild it with the SDK of this host's version")
+    Error::new(
+        PLUGIN_CONTRACT,
+        format!("built for a different helix:messaging 0.1.0 ({text})"),
+        "Rebuild it with the SDK of this host's version",
+    )
 }

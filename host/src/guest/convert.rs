@@ -7,18 +7,20 @@ use super::bindings::helix::messaging::messages::{Event, Task};
 use crate::model::Envelope;
 
 /// The headers that the route passes on.
-pub(super) fn headers<'a>(invocation: &Invocation<'a>) -> impl Iterator<Item = (&'a str, &'a Bytes)> + use<'a> {
+pub(super) fn headers<'a>(
+    invocation: &Invocation<'a>,
+) -> impl Iterator<Item = (&'a str, &'a Bytes)> + use<'a> {
     let wanted = invocation.headers;
-    invocation
-        .envelope
-        .headers
-        .iter()
-        .filter(move |(name, _)| wanted.is_none_or(|names| names.iter().any(|n| n.eq_ignore_ascii_case(name))))
+    invocation.envelope.headers.iter().filter(move |(name, _)| {
+        wanted.is_none_or(|names| names.iter().any(|n| n.eq_ignore_ascii_case(name)))
+    })
 }
 
 /// Headers in the shape of the bindings; kept by the caller while the record borrows them.
 pub(super) fn header_list<'a>(invocation: &Invocation<'a>) -> Vec<(&'a str, &'a [u8])> {
-    headers(invocation).map(|(name, value)| (name, value.as_ref())).collect()
+    headers(invocation)
+        .map(|(name, value)| (name, value.as_ref()))
+        .collect()
 }
 
 pub(super) fn task<'a>(invocation: &Invocation<'a>, headers: &'a [(&'a str, &'a [u8])]) -> Task<'a> {

@@ -44,7 +44,10 @@ impl TickingEngine {
             )
         })?;
         let ticker = Ticker::start(&engine);
-        Ok(Self { engine, _ticker: ticker })
+        Ok(Self {
+            engine,
+            _ticker: ticker,
+        })
     }
 }
 
@@ -110,7 +113,9 @@ impl Ticker {
                     }
                 }
             })
-            .inspect_err(|error| tracing::error!(%error, "no thread for the epoch: handlers cannot be timed out"))
+            .inspect_err(
+                |error| tracing::error!(%error, "no thread for the epoch: handlers cannot be timed out"),
+            )
             .ok();
         Self { stop, thread }
     }

@@ -15,6 +15,10 @@ pub struct Error {
 
 impl Error {
     pub(crate) fn new(code: Code, what: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { code, what: what.into(), next: next.into() }
+        Self {
+            code,
+            what: what.into(),
+            next: next.into(),
+        }
     }
 }

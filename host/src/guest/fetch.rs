@@ -19,8 +19,19 @@ use crate::model::TraceContext;
 
 /// Set by the host or by the connection; a guest's own values are left out.
 const HOST_HEADERS: &[&str] = &[
-    "host", "content-length", "traceparent", "tracestate", "connection", "keep-alive", "proxy-connection",
-    "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade", "expect",
+    "host",
+    "content-length",
+    "traceparent",
+    "tracestate",
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "expect",
 ];
 
 pub(super) struct Request {
@@ -59,12 +70,17 @@ impl Client {
     pub(super) fn new() -> Self {
         // Two providers may be linked; rustls panics unless one is chosen. A second choice changes nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Self { public: OnceLock::new(), private: OnceLock::new() }
+        Self {
+            public: OnceLock::new(),
+            private: OnceLock::new(),
+        }
     }
 
     fn get(&self, private: bool) -> Result<&reqwest::Client, Failure> {
         let slot = if private { &self.private } else { &self.public };
-        slot.get_or_init(|| build(private)).as_ref().map_err(|why| Failure::Connection(why.clone()))
+        slot.get_or_init(|| build(private))
+            .as_ref()
+            .map_err(|why| Failure::Connection(why.clone()))
     }
 
     /// Sends a request when the plugin may.
@@ -72,7 +88,9 @@ impl Client {
         let host = permit(plugin, &request.url)?;
         let until = tokio::time::Instant::from_std(request.until);
         let answer = self.answer(plugin, &host, request);
-        tokio::time::timeout_at(until, answer).await.unwrap_or(Err(Failure::Timeout))
+        tokio::time::timeout_at(until, answer)
+            .await
+            .unwrap_or(Err(Failure::Timeout))
     }
 
     async fn answer(&self, plugin: &Plugin, host: &str, request: Request) -> Result<Response, Failure> {
@@ -81,7 +99,10 @@ impl Client {
             headers.remove(*name);
         }
         if let Some(trace) = request.trace {
-            for (name, value) in [("traceparent", Some(trace.traceparent)), ("tracestate", trace.tracestate)] {
+            for (name, value) in [
+                ("traceparent", Some(trace.traceparent)),
+                ("tracestate", trace.tracestate),
+            ] {
                 if let Some(value) = value.and_then(|v| HeaderValue::try_from(v).ok()) {
                     headers.insert(name, value);
                 }
@@ -107,17 +128,26 @@ impl Client {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Response { status: response.status().as_u16(), headers: response.headers().clone(), body: body.into() })
+        Ok(Response {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            body: body.into(),
+        })
     }
 }
 
 /// The host of a URL that the plugin may fetch. The parser has turned `0x7f.1`, `2130706433` and the like into dotted form.
 pub(super) fn permit(plugin: &Plugin, url: &Url) -> Result<String, Failure> {
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(Failure::Invalid(format!("scheme `{}`: only http and https can be fetched", log::escape(url.scheme()))));
+        return Err(Failure::Invalid(format!(
+            "scheme `{}`: only http and https can be fetched",
+            log::escape(url.scheme())
+        )));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(Failure::Invalid("a URL with a user name; send an `authorization` header".into()));
+        return Err(Failure::Invalid(
+            "a URL with a user name; send an `authorization` header".into(),
+        ));
     }
     let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
         return Err(Failure::Invalid("a URL without a host".into()));
@@ -127,7 +157,11 @@ pub(super) fn permit(plugin: &Plugin, url: &Url) -> Result<String, Failure> {
     }
     // Literal addresses never reach the resolver.
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    if let Some(why) = bare.parse::<IpAddr>().ok().and_then(|ip| address::refusal(ip, plugin.fetch_private)) {
+    if let Some(why) = bare
+        .parse::<IpAddr>()
+        .ok()
+        .and_then(|ip| address::refusal(ip, plugin.fetch_private))
+    {
         return Err(Failure::Denied(grants::address(plugin, host, why)));
     }
     Ok(host.to_owned())
@@ -214,7 +248,11 @@ impl wit::Host for Sandbox {
         match answer {
             Ok(response) => Ok(wit::Response {
                 status: response.status,
-                headers: response.headers.iter().map(|(n, v)| (n.as_str().to_owned(), v.as_bytes().to_vec())).collect(),
+                headers: response
+                    .headers
+                    .iter()
+                    .map(|(n, v)| (n.as_str().to_owned(), v.as_bytes().to_vec()))
+                    .collect(),
                 body: response.body.into(),
             }),
             Err(Failure::Denied(denial)) => {
@@ -257,7 +295,9 @@ impl Sandbox {
 /// CONNECT would make a tunnel out of a request, TRACE would hand the host's own headers back.
 pub(super) fn parse_method(method: &[u8]) -> Result<Method, Failure> {
     match Method::from_bytes(method) {
-        Ok(Method::CONNECT | Method::TRACE) => Err(Failure::Invalid("methods CONNECT and TRACE are not sent".into())),
+        Ok(Method::CONNECT | Method::TRACE) => {
+            Err(Failure::Invalid("methods CONNECT and TRACE are not sent".into()))
+        }
         Ok(method) => Ok(method),
         Err(_) => Err(Failure::Invalid("the method is no HTTP token".into())),
     }

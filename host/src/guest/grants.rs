@@ -23,7 +23,10 @@ pub(super) fn publish(plugin: &Plugin, kind: MessageKind, destination: &str) -> 
     let grant = grant_line(plugin, "publish", destination);
     Some(Denial {
         code: "denied.publish",
-        text: format!("plugin `{}` may not publish to {place} `{destination}`; {grant}", plugin.name),
+        text: format!(
+            "plugin `{}` may not publish to {place} `{destination}`; {grant}",
+            plugin.name
+        ),
     })
 }
 
@@ -34,7 +37,10 @@ pub(super) fn fetch(plugin: &Plugin, host: &str, port: u16) -> Option<Denial> {
     let grant = grant_line(plugin, "fetch", &format!("{host}:{port}"));
     Some(Denial {
         code: "denied.fetch",
-        text: format!("plugin `{}` may not fetch from `{host}:{port}`; {grant}", plugin.name),
+        text: format!(
+            "plugin `{}` may not fetch from `{host}:{port}`; {grant}",
+            plugin.name
+        ),
     })
 }
 
@@ -51,7 +57,9 @@ pub(super) fn address(plugin: &Plugin, host: &str, why: &str) -> Denial {
 
 /// "to allow it, put `publish = ["x"]` under [plugins.p] (config/helix.toml:12)"
 fn grant_line(plugin: &Plugin, key: &str, value: &str) -> String {
-    let value = super::log::escape(value).replace('\\', "\\\\").replace('"', "\\\"");
+    let value = super::log::escape(value)
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"");
     format!("to allow it, put `{key} = [\"{value}\"]` {}", place(plugin))
 }
 
@@ -63,12 +71,14 @@ pub(super) fn place(plugin: &Plugin) -> String {
 pub(super) fn import(plugin: &Plugin, interface: &str) -> (bool, Option<String>) {
     let name = interface.split('@').next().unwrap_or(interface);
     match name {
-        "helix:messaging/publisher" => {
-            (!plugin.publish.is_empty(), Some(format!("publish = [\"<queue or topic>\"] {}", place(plugin))))
-        }
-        "helix:messaging/fetch" | "wasi:http/outgoing-handler" => {
-            (!plugin.fetch.is_empty(), Some(format!("fetch = [\"<host>\"] {}", place(plugin))))
-        }
+        "helix:messaging/publisher" => (
+            !plugin.publish.is_empty(),
+            Some(format!("publish = [\"<queue or topic>\"] {}", place(plugin))),
+        ),
+        "helix:messaging/fetch" | "wasi:http/outgoing-handler" => (
+            !plugin.fetch.is_empty(),
+            Some(format!("fetch = [\"<host>\"] {}", place(plugin))),
+        ),
         // Linked, since some toolchains import it unasked, and never granted.
         _ if name.starts_with("wasi:sockets/") || name.starts_with("wasi:filesystem/") => (false, None),
         _ => (true, None),

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use wasmtime::component::InstancePre;
 use wasmtime::{Store, UpdateDeadline};
 
-use super::bindings::exports::helix::messaging::{event_batch_handler, event_handler, packed_handler, task_handler};
+use super::bindings::exports::helix::messaging::{
+    event_batch_handler, event_handler, packed_handler, task_handler,
+};
 use super::bindings::helix::messaging::messages;
 use super::log::{Gate, Stream};
 use super::sandbox::{Input, Sandbox, Services};
@@ -109,7 +111,11 @@ impl Instance {
         });
         let deadline = Instant::now() + START_LIMIT;
         store.data_mut().begin(deadline, false, Vec::new());
-        let started = tokio::time::timeout_at((deadline + BACKSTOP).into(), mould.pre.instantiate_async(&mut store)).await;
+        let started = tokio::time::timeout_at(
+            (deadline + BACKSTOP).into(),
+            mould.pre.instantiate_async(&mut store),
+        )
+        .await;
         let instance = match started {
             Ok(Ok(instance)) => instance,
             Ok(Err(error)) if error.is::<wasmtime::PoolConcurrencyLimitError>() => {
@@ -117,17 +123,41 @@ impl Instance {
             }
             Ok(Err(error)) => {
                 let sandbox = store.data();
-                return Err(StartFault::Guest(trap::classify(&error, sandbox.limits.memory_refused), sandbox.log.take()));
+                return Err(StartFault::Guest(
+                    trap::classify(&error, sandbox.limits.memory_refused),
+                    sandbox.log.take(),
+                ));
             }
             Err(_) => return Err(StartFault::Guest(Fault::Timeout, store.data().log.take())),
         };
-        let Indices { task, event, event_batch, packed } = &mould.indices;
+        let Indices {
+            task,
+            event,
+            event_batch,
+            packed,
+        } = &mould.indices;
         let contract = |error: wasmtime::Error| StartFault::Contract(format!("{error:#}"));
         Ok(Self {
-            task: task.as_ref().map(|i| i.load(&mut store, &instance)).transpose().map_err(contract)?,
-            event: event.as_ref().map(|i| i.load(&mut store, &instance)).transpose().map_err(contract)?,
-            event_batch: event_batch.as_ref().map(|i| i.load(&mut store, &instance)).transpose().map_err(contract)?,
-            packed: packed.as_ref().map(|i| i.load(&mut store, &instance)).transpose().map_err(contract)?,
+            task: task
+                .as_ref()
+                .map(|i| i.load(&mut store, &instance))
+                .transpose()
+                .map_err(contract)?,
+            event: event
+                .as_ref()
+                .map(|i| i.load(&mut store, &instance))
+                .transpose()
+                .map_err(contract)?,
+            event_batch: event_batch
+                .as_ref()
+                .map(|i| i.load(&mut store, &instance))
+                .transpose()
+                .map_err(contract)?,
+            packed: packed
+                .as_ref()
+                .map(|i| i.load(&mut store, &instance))
+                .transpose()
+                .map_err(contract)?,
             store,
             calls: 0,
         })
@@ -144,11 +174,23 @@ impl Instance {
     }
 
     /// Enters the guest once. After a fault the instance must be dropped.
-    pub(super) async fn run(&mut self, entry: Entry, batch: &[Invocation<'_>], limit: Duration, speaks: bool) -> Ended {
+    pub(super) async fn run(
+        &mut self,
+        entry: Entry,
+        batch: &[Invocation<'_>],
+        limit: Duration,
+        speaks: bool,
+    ) -> Ended {
         self.calls += 1;
         let now = Instant::now();
-        let deadline = now.checked_add(limit).unwrap_or_else(|| now + Duration::from_secs(86_400));
-        let inputs = if speaks { batch.iter().map(|i| Input::of(i.envelope)).collect() } else { Vec::new() };
+        let deadline = now
+            .checked_add(limit)
+            .unwrap_or_else(|| now + Duration::from_secs(86_400));
+        let inputs = if speaks {
+            batch.iter().map(|i| Input::of(i.envelope)).collect()
+        } else {
+            Vec::new()
+        };
         let many = matches!(entry, Entry::Batch | Entry::Packed);
         self.store.data_mut().begin(deadline, many, inputs);
         self.store.set_epoch_deadline(1);
@@ -156,7 +198,10 @@ impl Instance {
         let result = tokio::time::timeout_at((deadline + BACKSTOP).into(), self.enter(entry, batch)).await;
         let sandbox = self.store.data_mut();
         let said = match result {
-            Ok(Ok(said)) => said.map_err(|text| Fault::Trap { code: "trap.results", text }),
+            Ok(Ok(said)) => said.map_err(|text| Fault::Trap {
+                code: "trap.results",
+                text,
+            }),
             Ok(Err(error)) => Err(trap::classify(&error, sandbox.limits.memory_refused)),
             Err(_) => Err(Fault::Timeout),
         };
@@ -169,7 +214,11 @@ impl Instance {
     }
 
     /// The inner error is a result of the wrong shape.
-    async fn enter(&mut self, entry: Entry, batch: &[Invocation<'_>]) -> wasmtime::Result<Result<Vec<packed::Said>, String>> {
+    async fn enter(
+        &mut self,
+        entry: Entry,
+        batch: &[Invocation<'_>],
+    ) -> wasmtime::Result<Result<Vec<packed::Said>, String>> {
         let missing = || wasmtime::Error::msg("the component does not export that handler");
         let store = &mut self.store;
         match entry {
@@ -177,20 +226,28 @@ impl Instance {
                 let guest = self.task.as_ref().ok_or_else(missing)?;
                 let invocation = batch.first().ok_or_else(missing)?;
                 let headers = convert::header_list(invocation);
-                let said = guest.call_handle(store, convert::task(invocation, &headers)).await?;
+                let said = guest
+                    .call_handle(store, convert::task(invocation, &headers))
+                    .await?;
                 Ok(Ok(vec![said.into()]))
             }
             Entry::Event => {
                 let guest = self.event.as_ref().ok_or_else(missing)?;
                 let invocation = batch.first().ok_or_else(missing)?;
                 let headers = convert::header_list(invocation);
-                let said = guest.call_handle(store, convert::event(invocation, &headers)).await?;
+                let said = guest
+                    .call_handle(store, convert::event(invocation, &headers))
+                    .await?;
                 Ok(Ok(vec![said.into()]))
             }
             Entry::Batch => {
                 let guest = self.event_batch.as_ref().ok_or_else(missing)?;
                 let headers: Vec<_> = batch.iter().map(convert::header_list).collect();
-                let events: Vec<_> = batch.iter().zip(&headers).map(|(i, h)| convert::event(i, h)).collect();
+                let events: Vec<_> = batch
+                    .iter()
+                    .zip(&headers)
+                    .map(|(i, h)| convert::event(i, h))
+                    .collect();
                 let said = guest.call_handle(store, &events).await?;
                 if said.len() != batch.len() {
                     return Ok(Err(format!("{} results for {} events", said.len(), batch.len())));
@@ -199,7 +256,8 @@ impl Instance {
             }
             Entry::Packed => {
                 let guest = self.packed.as_ref().ok_or_else(missing)?;
-                let buffer = packed::encode(batch).ok_or_else(|| wasmtime::Error::msg("the batch is too large to pack"))?;
+                let buffer = packed::encode(batch)
+                    .ok_or_else(|| wasmtime::Error::msg("the batch is too large to pack"))?;
                 let out = guest.call_handle(store, &buffer).await?;
                 Ok(packed::decode(&out, batch.len()))
             }
@@ -211,8 +269,15 @@ impl From<Result<(), messages::Failure>> for packed::Said {
     fn from(said: Result<(), messages::Failure>) -> Self {
         match said {
             Ok(()) => Self::Ok,
-            Err(messages::Failure::Retry(r)) => Self::Retry { after_ms: r.after_ms, reason: r.reason, code: r.code },
-            Err(messages::Failure::Reject(r)) => Self::Reject { reason: r.reason, code: r.code },
+            Err(messages::Failure::Retry(r)) => Self::Retry {
+                after_ms: r.after_ms,
+                reason: r.reason,
+                code: r.code,
+            },
+            Err(messages::Failure::Reject(r)) => Self::Reject {
+                reason: r.reason,
+                code: r.code,
+            },
         }
     }
 }

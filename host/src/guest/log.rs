@@ -39,11 +39,18 @@ impl Gate {
     /// `lines` per second; 0 = none.
     pub(super) fn new(plugin: &str, lines: u32) -> Self {
         let limiter = NonZeroU32::new(lines).map(|n| RateLimiter::direct(Quota::per_second(n)));
-        Self { plugin: plugin.to_owned(), limiter, dropped: AtomicU64::new(0) }
+        Self {
+            plugin: plugin.to_owned(),
+            limiter,
+            dropped: AtomicU64::new(0),
+        }
     }
 
     fn pass(&self) -> bool {
-        let open = self.limiter.as_ref().is_some_and(|limiter| limiter.check().is_ok());
+        let open = self
+            .limiter
+            .as_ref()
+            .is_some_and(|limiter| limiter.check().is_ok());
         if !open {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -85,12 +92,23 @@ struct Partial {
 
 impl Capture {
     pub(super) fn new(gate: Arc<Gate>) -> Self {
-        let buffer = Buffer { gate, lines: VecDeque::new(), bytes: 0, stdout: Partial::default(), stderr: Partial::default() };
-        Self { buffer: Arc::new(Mutex::new(buffer)) }
+        let buffer = Buffer {
+            gate,
+            lines: VecDeque::new(),
+            bytes: 0,
+            stdout: Partial::default(),
+            stderr: Partial::default(),
+        };
+        Self {
+            buffer: Arc::new(Mutex::new(buffer)),
+        }
     }
 
     pub(super) fn stream(&self, stream: Stream) -> CaptureStream {
-        CaptureStream { capture: self.clone(), stream }
+        CaptureStream {
+            capture: self.clone(),
+            stream,
+        }
     }
 
     /// The end of what was written since the last time, oldest first.
@@ -100,11 +118,18 @@ impl Capture {
         buffer.finish(Stream::Stderr);
         buffer.bytes = 0;
         // The usual case: silent guests cost no allocation.
-        if buffer.lines.is_empty() { Vec::new() } else { buffer.lines.drain(..).collect() }
+        if buffer.lines.is_empty() {
+            Vec::new()
+        } else {
+            buffer.lines.drain(..).collect()
+        }
     }
 
     fn write(&self, stream: Stream, bytes: &[u8]) {
-        self.buffer.lock().unwrap_or_else(PoisonError::into_inner).write(stream, bytes);
+        self.buffer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .write(stream, bytes);
     }
 }
 
@@ -248,7 +273,14 @@ mod tests {
         c.write(Stream::Stderr, b"oh\n");
         c.write(Stream::Stdout, b"llo\r\nrest");
         let got = c.take();
-        assert_eq!(got, [(Stream::Stderr, "oh".into()), (Stream::Stdout, "hello".into()), (Stream::Stdout, "rest".to_owned())]);
+        assert_eq!(
+            got,
+            [
+                (Stream::Stderr, "oh".into()),
+                (Stream::Stdout, "hello".into()),
+                (Stream::Stdout, "rest".to_owned())
+            ]
+        );
         assert!(c.take().is_empty());
     }
 
@@ -261,7 +293,11 @@ mod tests {
         let got = c.take();
         assert_eq!(got.last().map(|(_, l)| l.as_str()), Some("line 99999"));
         assert!(got.iter().map(|(_, l)| l.len() + 1).sum::<usize>() <= TAIL);
-        let dropped = c.buffer.lock().map(|b| b.gate.dropped.load(Ordering::Relaxed)).unwrap_or(0);
+        let dropped = c
+            .buffer
+            .lock()
+            .map(|b| b.gate.dropped.load(Ordering::Relaxed))
+            .unwrap_or(0);
         assert!(dropped > 99_000, "{dropped}");
     }
 
@@ -278,7 +314,10 @@ mod tests {
 
     #[test]
     fn nothing_reaches_a_terminal_unescaped() {
-        assert_eq!(escape("a\u{1b}[31mred\u{7}\u{9b}0m\t\u{202e}x"), r"a\u{1b}[31mred\u{7}\u{9b}0m \u{202e}x");
+        assert_eq!(
+            escape("a\u{1b}[31mred\u{7}\u{9b}0m\t\u{202e}x"),
+            r"a\u{1b}[31mred\u{7}\u{9b}0m \u{202e}x"
+        );
         assert_eq!(escape("grün 🚀"), "grün 🚀");
     }
 }

@@ -130,3 +130,6 @@ pub struct ImportStatus {
     pub granted: bool,
     pub grant: Option<String>,
 }
+
+#[cfg(test)]
+mod tests;

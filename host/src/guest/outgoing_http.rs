@@ -22,7 +22,13 @@ pub(super) struct OutgoingHttp {
 
 impl OutgoingHttp {
     pub(super) fn new(plugin: Arc<Plugin>, services: Arc<Services>, denied: Denied) -> Self {
-        Self { plugin, services, denied, deadline: Instant::now(), trace: None }
+        Self {
+            plugin,
+            services,
+            denied,
+            deadline: Instant::now(),
+            trace: None,
+        }
     }
 
     pub(super) fn begin(&mut self, deadline: Instant, trace: Option<TraceContext>) {
@@ -87,10 +93,19 @@ async fn send(
         .map_err(|_| Failure::Timeout)?
         .map_err(|error| Failure::Invalid(error.to_string()))?
         .to_bytes();
-    let request = fetch::Request { method, url, headers: parts.headers, body, trace, until, body_limit: limit };
+    let request = fetch::Request {
+        method,
+        url,
+        headers: parts.headers,
+        body,
+        trace,
+        until,
+        body_limit: limit,
+    };
     let answer = services.fetch.exchange(plugin, request).await?;
     let mut response = http::Response::new(full(answer.body));
-    *response.status_mut() = http::StatusCode::from_u16(answer.status).map_err(|e| Failure::Invalid(e.to_string()))?;
+    *response.status_mut() =
+        http::StatusCode::from_u16(answer.status).map_err(|e| Failure::Invalid(e.to_string()))?;
     *response.headers_mut() = answer.headers;
     Ok((response, Box::new(async { Ok(()) })))
 }

@@ -17,8 +17,15 @@ const NONE_64: u64 = u64::MAX;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Said {
     Ok,
-    Retry { after_ms: Option<u64>, reason: String, code: Option<String> },
-    Reject { reason: String, code: Option<String> },
+    Retry {
+        after_ms: Option<u64>,
+        reason: String,
+        code: Option<String>,
+    },
+    Reject {
+        reason: String,
+        code: Option<String>,
+    },
 }
 
 /// Lays out a batch. `None` when something does not fit into 32 bits.
@@ -35,7 +42,12 @@ pub(super) fn encode(batch: &[Invocation<'_>]) -> Option<Vec<u8>> {
 
 fn event(out: &mut Vec<u8>, invocation: &Invocation<'_>) -> Option<()> {
     let e = invocation.envelope;
-    let Origin { destination, partition, offset, .. } = &e.origin;
+    let Origin {
+        destination,
+        partition,
+        offset,
+        ..
+    } = &e.origin;
     let trace = e.trace.as_ref();
     let fields: [Option<&[u8]>; FIELDS] = [
         Some(e.id.as_bytes()),
@@ -117,7 +129,9 @@ pub(super) fn decode(bytes: &[u8], expected: usize) -> Result<Vec<Said>, String>
     let mut r = Reader { rest: bytes };
     let [version, kind, a, b] = r.array::<4>()?;
     if version != VERSION || kind != KIND_EVENTS || a != 0 || b != 0 {
-        return Err(format!("outcomes begin with version {version}, kind {kind}; expected 1, 1"));
+        return Err(format!(
+            "outcomes begin with version {version}, kind {kind}; expected 1, 1"
+        ));
     }
     let count = u32::from_le_bytes(r.array()?) as usize;
     if count != expected {
@@ -133,8 +147,16 @@ pub(super) fn decode(bytes: &[u8], expected: usize) -> Result<Vec<Said>, String>
                 let reason = r.text()?.ok_or("an outcome without a reason")?;
                 let code = r.text()?;
                 match (tag, after) {
-                    (1, NONE_64) => Said::Retry { after_ms: None, reason, code },
-                    (1, after) => Said::Retry { after_ms: Some(after), reason, code },
+                    (1, NONE_64) => Said::Retry {
+                        after_ms: None,
+                        reason,
+                        code,
+                    },
+                    (1, after) => Said::Retry {
+                        after_ms: Some(after),
+                        reason,
+                        code,
+                    },
                     (_, NONE_64) => Said::Reject { reason, code },
                     _ => return Err("a reject with a delay".into()),
                 }
@@ -142,7 +164,11 @@ pub(super) fn decode(bytes: &[u8], expected: usize) -> Result<Vec<Said>, String>
             other => return Err(format!("an outcome of kind {other}")),
         });
     }
-    if r.rest.is_empty() { Ok(said) } else { Err(format!("{} bytes too many after the outcomes", r.rest.len())) }
+    if r.rest.is_empty() {
+        Ok(said)
+    } else {
+        Err(format!("{} bytes too many after the outcomes", r.rest.len()))
+    }
 }
 
 struct Reader<'a> {
@@ -151,13 +177,19 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn bytes(&mut self, n: usize) -> Result<&'a [u8], String> {
-        let (here, rest) = self.rest.split_at_checked(n).ok_or("the outcomes end too early")?;
+        let (here, rest) = self
+            .rest
+            .split_at_checked(n)
+            .ok_or("the outcomes end too early")?;
         self.rest = rest;
         Ok(here)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
-        let (here, rest) = self.rest.split_first_chunk::<N>().ok_or("the outcomes end too early")?;
+        let (here, rest) = self
+            .rest
+            .split_first_chunk::<N>()
+            .ok_or("the outcomes end too early")?;
         self.rest = rest;
         Ok(*here)
     }

@@ -19,7 +19,12 @@ pub(super) struct Pool {
 impl Pool {
     pub(super) fn new(mould: Mould, settings: Arc<ArcSwap<Plugin>>, first: Option<Instance>) -> Self {
         let permits = Semaphore::new(settings.load().instances.max(1));
-        Self { mould, settings, warm: Mutex::new(first.into_iter().collect()), permits }
+        Self {
+            mould,
+            settings,
+            warm: Mutex::new(first.into_iter().collect()),
+            permits,
+        }
     }
 
     /// The right to have one instance at work. Waits while all are.
@@ -49,7 +54,10 @@ impl Pool {
         if instance.worn_out() || !Arc::ptr_eq(instance.plugin(), &self.settings.load()) {
             return;
         }
-        self.warm.lock().unwrap_or_else(PoisonError::into_inner).push(instance);
+        self.warm
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(instance);
     }
 
     pub(super) fn settings(&self) -> Arc<Plugin> {

@@ -27,7 +27,9 @@ struct New {
 impl Host for Sandbox {
     fn publish_task(&mut self, task: NewTask) -> Result<String, PublishError> {
         if let Some(priority) = task.priority.filter(|&p| p > MAX_PRIORITY) {
-            return Err(PublishError::Invalid(format!("priority is {priority}, the highest is {MAX_PRIORITY}")));
+            return Err(PublishError::Invalid(format!(
+                "priority is {priority}, the highest is {MAX_PRIORITY}"
+            )));
         }
         let now = self.services.clock.now_ms();
         let message = Outgoing {
@@ -37,13 +39,22 @@ impl Host for Sandbox {
             schema: task.schema,
             priority: task.priority,
             key: task.key.map(Bytes::from),
-            not_before_ms: task.delay_ms.filter(|&ms| ms > 0).map(|ms| now.saturating_add(ms)),
+            not_before_ms: task
+                .delay_ms
+                .filter(|&ms| ms > 0)
+                .map(|ms| now.saturating_add(ms)),
             deadline_ms: task.deadline_ms,
             correlation_id: task.correlation_id,
             reply_to: task.reply_to,
             ..blank(MessageKind::Task, now)
         };
-        self.stage(New { kind: MessageKind::Task, target: task.queue, input: task.input, headers: task.headers, message })
+        self.stage(New {
+            kind: MessageKind::Task,
+            target: task.queue,
+            input: task.input,
+            headers: task.headers,
+            message,
+        })
     }
 
     fn publish_event(&mut self, event: NewEvent) -> Result<String, PublishError> {
@@ -51,9 +62,13 @@ impl Host for Sandbox {
             return Err(PublishError::Invalid("data of a tombstone must be empty".into()));
         }
         if event.tombstone && event.key.is_none() {
-            return Err(PublishError::Invalid("a tombstone needs a key: it says what is deleted".into()));
+            return Err(PublishError::Invalid(
+                "a tombstone needs a key: it says what is deleted".into(),
+            ));
         }
-        let content_type = event.content_type.or_else(|| (!event.tombstone).then(|| OCTETS.into()));
+        let content_type = event
+            .content_type
+            .or_else(|| (!event.tombstone).then(|| OCTETS.into()));
         let message = Outgoing {
             message_type: event.message_type,
             payload: Bytes::from(event.data),
@@ -65,19 +80,38 @@ impl Host for Sandbox {
             correlation_id: event.correlation_id,
             ..blank(MessageKind::Event, self.services.clock.now_ms())
         };
-        self.stage(New { kind: MessageKind::Event, target: event.topic, input: event.input, headers: event.headers, message })
+        self.stage(New {
+            kind: MessageKind::Event,
+            target: event.topic,
+            input: event.input,
+            headers: event.headers,
+            message,
+        })
     }
 }
 
 impl Sandbox {
     fn stage(&mut self, new: New) -> Result<String, PublishError> {
-        let New { kind, target, input, headers, mut message } = new;
+        let New {
+            kind,
+            target,
+            input,
+            headers,
+            mut message,
+        } = new;
         check_text("message-type", &message.message_type)?;
         let destination = match target {
             Some(name) => name.into(),
-            None => self.services.targets.resolve(kind, &message.message_type).ok_or_else(|| {
-                PublishError::UnknownTarget(format!("the topology sends type `{}` nowhere; name a target", message.message_type))
-            })?,
+            None => self
+                .services
+                .targets
+                .resolve(kind, &message.message_type)
+                .ok_or_else(|| {
+                    PublishError::UnknownTarget(format!(
+                        "the topology sends type `{}` nowhere; name a target",
+                        message.message_type
+                    ))
+                })?,
         };
         // Refused before it is looked up: what exists is none of its business.
         if let Some(denial) = grants::publish(&self.plugin, kind, &destination) {
@@ -85,13 +119,17 @@ impl Sandbox {
             return Err(PublishError::Denied(denial.text));
         }
         if !self.services.targets.exists(kind, &destination) {
-            return Err(PublishError::UnknownTarget(format!("there is no {} `{destination}`", place(kind))));
+            return Err(PublishError::UnknownTarget(format!(
+                "there is no {} `{destination}`",
+                place(kind)
+            )));
         }
         message.headers = stamp(headers)?;
 
         let place = self.place(input)?;
         let limit = self.plugin.output_bytes;
-        let size = message.payload.len() + message.key.as_ref().map_or(0, Bytes::len) + message.headers.size();
+        let size =
+            message.payload.len() + message.key.as_ref().map_or(0, Bytes::len) + message.headers.size();
         if size > self.services.max_message_bytes {
             return Err(PublishError::TooLarge(self.services.max_message_bytes as u64));
         }
@@ -127,13 +165,18 @@ impl Sandbox {
             return Ok(0);
         }
         let Some(place) = input else {
-            return Err(PublishError::Invalid("`input` is required in a batch: the place of the message this belongs to".into()));
+            return Err(PublishError::Invalid(
+                "`input` is required in a batch: the place of the message this belongs to".into(),
+            ));
         };
         let place = place as usize;
         if place < self.call.inputs.len() {
             Ok(place)
         } else {
-            Err(PublishError::Invalid(format!("`input` is {place}, the batch has {} messages", self.call.inputs.len())))
+            Err(PublishError::Invalid(format!(
+                "`input` is {place}, the batch has {} messages",
+                self.call.inputs.len()
+            )))
         }
     }
 }
@@ -149,13 +192,19 @@ fn stamp(headers: Vec<(String, Vec<u8>)>) -> Result<Headers, PublishError> {
     let mut kept = Headers::new();
     for (name, value) in headers {
         check_text("header name", &name)?;
-        if name.get(..HOST_PREFIX.len()).is_some_and(|p| p.eq_ignore_ascii_case(HOST_PREFIX)) {
+        if name
+            .get(..HOST_PREFIX.len())
+            .is_some_and(|p| p.eq_ignore_ascii_case(HOST_PREFIX))
+        {
             continue;
         }
         kept.push(name, value);
     }
     if kept.len() > MAX_HEADERS {
-        return Err(PublishError::Invalid(format!("{} headers, the most is {MAX_HEADERS}", kept.len())));
+        return Err(PublishError::Invalid(format!(
+            "{} headers, the most is {MAX_HEADERS}",
+            kept.len()
+        )));
     }
     Ok(kept)
 }

@@ -60,7 +60,8 @@ impl ReloadReport {
     }
 }
 
-/// Handed to [`Runtime::on_reload`] for every swap and every refusal; not when the file is the one that serves.
+/// Handed to [`Runtime::on_reload`] for every swap and every refusal; not when the file is the one that serves, and not
+/// for the same refusal twice in a row.
 pub type ReloadEvent = ReloadReport;
 
 type Callback = Arc<dyn Fn(&ReloadEvent) + Send + Sync>;
@@ -140,17 +141,29 @@ impl Runtime {
     /// The machine has no room for that many instances.
     pub fn start(options: RuntimeOptions) -> Result<Self, Error> {
         let wanted: usize = options.plugins.values().map(|p| p.instances.max(1)).sum();
-        let instances = wanted.saturating_mul(2).saturating_add(SPARE_INSTANCES).min(MOST_INSTANCES);
+        let instances = wanted
+            .saturating_mul(2)
+            .saturating_add(SPARE_INSTANCES)
+            .min(MOST_INSTANCES);
         let engine = TickingEngine::start(u32::try_from(instances).unwrap_or(u32::MAX))?;
-        let linker = linker::linker(&engine.engine)
-            .map_err(|e| Error::new(PLUGIN_INVALID, format!("the host's own imports do not fit together: {e:#}"), "This is a fault of the host; please report it"))?;
+        let linker = linker::linker(&engine.engine).map_err(|e| {
+            Error::new(
+                PLUGIN_INVALID,
+                format!("the host's own imports do not fit together: {e:#}"),
+                "This is a fault of the host; please report it",
+            )
+        })?;
         let services = Services {
             clock: options.clock,
             targets: options.targets,
             fetch: Client::new(),
             max_message_bytes: options.max_message_bytes,
         };
-        let entries = options.plugins.into_iter().map(|(name, plugin)| (name, Arc::new(Entry::new(plugin)))).collect();
+        let entries = options
+            .plugins
+            .into_iter()
+            .map(|(name, plugin)| (name, Arc::new(Entry::new(plugin))))
+            .collect();
         let inner = Inner {
             engine: Arc::new(engine),
             linker,
@@ -161,7 +174,9 @@ impl Runtime {
             entries: ArcSwap::from_pointee(entries),
             callbacks: Mutex::new(Vec::new()),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// Reloads every plugin, in order of name. A plugin that cannot be loaded does not stop the others.
@@ -178,12 +193,23 @@ impl Runtime {
     pub async fn reload(&self, name: &str) -> ReloadReport {
         let started = Instant::now();
         let Some(entry) = self.inner.entries.load().get(name).cloned() else {
-            let error = Error::new(PLUGIN_MISSING, format!("there is no plugin `{name}`"), format!("Add [plugins.{name}] or a route that names it to config/helix.toml"));
-            return ReloadReport { plugin: name.to_owned(), old: None, new: None, took: started.elapsed(), error: Some(error) };
+            let error = Error::new(
+                PLUGIN_MISSING,
+                format!("there is no plugin `{name}`"),
+                format!("Add [plugins.{name}] or a route that names it to config/helix.toml"),
+            );
+            return ReloadReport {
+                plugin: name.to_owned(),
+                old: None,
+                new: None,
+                took: started.elapsed(),
+                error: Some(error),
+            };
         };
         let _turn = entry.reloading.lock().await;
         let old = entry.current.load().as_ref().map(|l| l.digest);
         let result = self.inner.load_file(&entry, old).await;
+        let mut news = true;
         let (new, error) = match result {
             Ok(Some(loaded)) => {
                 let new = loaded.digest;
@@ -201,16 +227,30 @@ impl Runtime {
                 (old, None)
             }
             Err(error) => {
+                let text = error.to_string();
                 entry.note(|n| {
-                    n.stale = Some(error.to_string());
-                    n.failed_reloads += 1;
+                    // The same file looked at again is no second failure.
+                    news = n.stale.as_ref() != Some(&text);
+                    n.failed_reloads += u64::from(news);
+                    n.stale = Some(text);
                 });
                 (old, Some(error))
             }
         };
-        let report = ReloadReport { plugin: name.to_owned(), old, new, took: started.elapsed(), error };
-        if report.swapped() || report.error.is_some() {
-            let callbacks = self.inner.callbacks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let report = ReloadReport {
+            plugin: name.to_owned(),
+            old,
+            new,
+            took: started.elapsed(),
+            error,
+        };
+        if report.swapped() || (report.error.is_some() && news) {
+            let callbacks = self
+                .inner
+                .callbacks
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
             for callback in callbacks {
                 callback(&report);
             }
@@ -227,7 +267,9 @@ impl Runtime {
             let entry = match old.get(&name) {
                 Some(entry) => {
                     if **entry.settings.load() != plugin {
-                        entry.gate.store(Arc::new(Gate::new(&plugin.name, plugin.log_lines)));
+                        entry
+                            .gate
+                            .store(Arc::new(Gate::new(&plugin.name, plugin.log_lines)));
                         entry.settings.store(Arc::new(plugin));
                     }
                     entry.clone()
@@ -241,13 +283,20 @@ impl Runtime {
 
     /// Called after every swap and every refusal, for log and metrics. Must not block.
     pub fn on_reload(&self, callback: impl Fn(&ReloadEvent) + Send + Sync + 'static) {
-        self.inner.callbacks.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(callback));
+        self.inner
+            .callbacks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::new(callback));
     }
 
     /// Name and file of every plugin.
     pub(super) fn files(&self) -> Vec<(String, PathBuf)> {
         let entries = self.inner.entries.load();
-        entries.values().map(|e| (e.name.clone(), e.settings.load().file.clone())).collect()
+        entries
+            .values()
+            .map(|e| (e.name.clone(), e.settings.load().file.clone()))
+            .collect()
     }
 
     pub(super) fn plugins_dir(&self) -> &Path {
@@ -257,7 +306,9 @@ impl Runtime {
     /// The file is away; what serves goes on.
     pub(super) fn file_removed(&self, name: &str) {
         if let Some(entry) = self.inner.entries.load().get(name) {
-            entry.note(|n| n.stale = Some("the file was removed; the version loaded from it goes on serving".into()));
+            entry.note(|n| {
+                n.stale = Some("the file was removed; the version loaded from it goes on serving".into())
+            });
         }
     }
 
@@ -280,7 +331,9 @@ impl Inner {
         let file = entry.settings.load().file.clone();
         let limit = self.max_wasm_bytes;
         let read = tokio::task::spawn_blocking(move || component::read(&folder, &file, limit));
-        let source = read.await.map_err(|e| Error::new(PLUGIN_INVALID, format!("reading failed: {e}"), "Try again"))??;
+        let source = read
+            .await
+            .map_err(|e| Error::new(PLUGIN_INVALID, format!("reading failed: {e}"), "Try again"))??;
         component::check_pin(&entry.settings.load(), source.digest)?;
         if serving == Some(source.digest) {
             return Ok(None);
@@ -293,7 +346,9 @@ impl Inner {
         let component = self.compiler.compile(&self.engine.engine, source).await?;
         let checked = component::check(&self.linker, &component)?;
         let speaks = checked.imports.iter().any(|name| {
-            name.starts_with("helix:messaging/publisher") || name.starts_with("helix:messaging/fetch") || name.starts_with("wasi:http/")
+            name.starts_with("helix:messaging/publisher")
+                || name.starts_with("helix:messaging/fetch")
+                || name.starts_with("wasi:http/")
         });
         let exports = checked.indices.exports();
         let mould = Mould {
@@ -305,7 +360,9 @@ impl Inner {
             speaks,
         };
         // Tried before it serves; a sound one waits warm for the first message.
-        let first = Instance::start(&mould, entry.settings.load_full()).await.map_err(|fault| untried(&entry.name, fault))?;
+        let first = Instance::start(&mould, entry.settings.load_full())
+            .await
+            .map_err(|fault| untried(&entry.name, fault))?;
         Ok(Loaded {
             digest,
             exports,
@@ -320,11 +377,22 @@ fn untried(name: &str, fault: StartFault) -> Error {
     let starts = "Make it start without input, time or rights: constructors run before any grant";
     match fault {
         StartFault::Guest(fault, log) => {
-            let text = trap::outcome(fault, &log, Duration::from_secs(5)).failure().map(|f| f.reason.clone()).unwrap_or_default();
-            Error::new(PLUGIN_INVALID, format!("plugin `{name}` failed while it started: {text}"), starts)
+            let text = trap::outcome(fault, &log, Duration::from_secs(5))
+                .failure()
+                .map(|f| f.reason.clone())
+                .unwrap_or_default();
+            Error::new(
+                PLUGIN_INVALID,
+                format!("plugin `{name}` failed while it started: {text}"),
+                starts,
+            )
         }
         StartFault::Contract(text) => component::contract(&text),
-        StartFault::Room(text) => Error::new(PLUGIN_INVALID, format!("no room for another instance: {text}"), "Lower `instances` of the plugins and restart the host"),
+        StartFault::Room(text) => Error::new(
+            PLUGIN_INVALID,
+            format!("no room for another instance: {text}"),
+            "Lower `instances` of the plugins and restart the host",
+        ),
     }
 }
 
@@ -335,7 +403,12 @@ impl Plugins for Runtime {
     }
 
     fn list(&self) -> Vec<PluginStatus> {
-        self.inner.entries.load().values().map(|entry| entry.status()).collect()
+        self.inner
+            .entries
+            .load()
+            .values()
+            .map(|entry| entry.status())
+            .collect()
     }
 }
 

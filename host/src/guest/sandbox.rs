@@ -118,7 +118,13 @@ impl Sandbox {
             plugin,
             digest,
             services,
-            call: Call { deadline: Instant::now(), batch: false, inputs: Vec::new(), staged: Vec::new(), denied },
+            call: Call {
+                deadline: Instant::now(),
+                batch: false,
+                inputs: Vec::new(),
+                staged: Vec::new(),
+                denied,
+            },
         }
     }
 
@@ -144,12 +150,19 @@ impl Sandbox {
 
 impl WasiView for Sandbox {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
     }
 }
 
 impl WasiHttpView for Sandbox {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.hooks }
+        WasiHttpCtxView {
+            ctx: &mut self.http,
+            table: &mut self.table,
+            hooks: &mut self.hooks,
+        }
     }
 }

@@ -25,11 +25,17 @@ pub(super) fn classify(error: &wasmtime::Error, memory_refused: bool) -> Fault {
         return Fault::Timeout;
     }
     if error.is::<wasmtime_wasi::I32Exit>() {
-        return Fault::Trap { code: "trap.exit", text: "the handler called exit".into() };
+        return Fault::Trap {
+            code: "trap.exit",
+            text: "the handler called exit".into(),
+        };
     }
     let trap = error.downcast_ref::<Trap>().copied();
     if memory_refused {
-        return Fault::Trap { code: "trap.memory", text: "out of memory: the plugin's memory limit was reached".into() };
+        return Fault::Trap {
+            code: "trap.memory",
+            text: "out of memory: the plugin's memory limit was reached".into(),
+        };
     }
     let root = error.root_cause().to_string();
     let code = match trap {
@@ -38,7 +44,9 @@ pub(super) fn classify(error: &wasmtime::Error, memory_refused: bool) -> Fault {
         Some(Trap::StackOverflow) => "trap.stack",
         Some(Trap::MemoryOutOfBounds | Trap::TableOutOfBounds | Trap::HeapMisaligned) => "trap.bounds",
         Some(Trap::IndirectCallToNull | Trap::BadSignature) => "trap.call",
-        Some(Trap::IntegerOverflow | Trap::IntegerDivisionByZero | Trap::BadConversionToInteger) => "trap.arithmetic",
+        Some(Trap::IntegerOverflow | Trap::IntegerDivisionByZero | Trap::BadConversionToInteger) => {
+            "trap.arithmetic"
+        }
         Some(_) => "trap.wasm",
         None if root.contains("hostcall") && root.contains("fuel") => "trap.too-large",
         None => "trap.host",
@@ -55,15 +63,23 @@ pub(super) fn outcome(fault: Fault, log: &[(Stream, String)], limit: Duration) -
     let said = last_words(log);
     match fault {
         Fault::Timeout => {
-            let text = format!("the handler did not end within {limit:?}{}", said.map(|s| format!("; its last words: {s}")).unwrap_or_default());
-            Outcome::Timeout { limit, failure: Failure::coded("timeout", text) }
+            let text = format!(
+                "the handler did not end within {limit:?}{}",
+                said.map(|s| format!("; its last words: {s}")).unwrap_or_default()
+            );
+            Outcome::Timeout {
+                limit,
+                failure: Failure::coded("timeout", text),
+            }
         }
         Fault::Trap { code, text } => {
             let reason = match said {
                 Some(said) => format!("{said} ({text})"),
                 None => text,
             };
-            Outcome::Trap { failure: Failure::coded(code, reason) }
+            Outcome::Trap {
+                failure: Failure::coded(code, reason),
+            }
         }
     }
 }
@@ -86,7 +102,10 @@ fn last_words(log: &[(Stream, String)]) -> Option<String> {
         .map(|(_, line)| line.trim())
         .filter(|line| !line.is_empty() && !KNOWN.iter().any(|known| line.starts_with(known)))
         .collect();
-    let from = words.iter().rposition(|line| line.contains("panicked at")).unwrap_or(words.len().saturating_sub(1));
+    let from = words
+        .iter()
+        .rposition(|line| line.contains("panicked at"))
+        .unwrap_or(words.len().saturating_sub(1));
     words.drain(..from);
     words.truncate(4);
     (!words.is_empty()).then(|| words.join(" "))
@@ -104,20 +123,36 @@ mod tests {
 
     #[test]
     fn the_panic_comes_before_the_trap() {
-        let log = stderr(&["starting", "thread '<unnamed>' panicked at src/lib.rs:3:5:", "no such user", "note: run with `RUST_BACKTRACE=1`"]);
+        let log = stderr(&[
+            "starting",
+            "thread '<unnamed>' panicked at src/lib.rs:3:5:",
+            "no such user",
+            "note: run with `RUST_BACKTRACE=1`",
+        ]);
         let outcome = outcome(
-            Fault::Trap { code: "trap.unreachable", text: "wasm trap: unreachable".into() },
+            Fault::Trap {
+                code: "trap.unreachable",
+                text: "wasm trap: unreachable".into(),
+            },
             &log,
             Duration::from_secs(1),
         );
         let failure = outcome.failure().unwrap();
-        assert_eq!(failure.reason, "thread '<unnamed>' panicked at src/lib.rs:3:5: no such user (wasm trap: unreachable)");
+        assert_eq!(
+            failure.reason,
+            "thread '<unnamed>' panicked at src/lib.rs:3:5: no such user (wasm trap: unreachable)"
+        );
         assert_eq!(failure.code.as_deref(), Some("trap.unreachable"));
     }
 
     #[test]
     fn python_names_its_exception_last() {
-        let log = stderr(&["Traceback (most recent call last):", "  File \"app.py\", line 3, in handle", "KeyError: 'user'", "Redirecting call to abort() to mp_abort"]);
+        let log = stderr(&[
+            "Traceback (most recent call last):",
+            "  File \"app.py\", line 3, in handle",
+            "KeyError: 'user'",
+            "Redirecting call to abort() to mp_abort",
+        ]);
         assert_eq!(last_words(&log).as_deref(), Some("KeyError: 'user'"));
         assert_eq!(last_words(&[]), None);
     }

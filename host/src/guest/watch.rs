@@ -30,12 +30,16 @@ struct Stamp {
 impl Stamp {
     fn of(path: &Path) -> Option<Self> {
         let meta = std::fs::metadata(path).ok()?;
-        Some(Self { inode: meta.ino(), size: meta.size(), modified: (meta.mtime(), meta.mtime_nsec()) })
+        Some(Self {
+            inode: meta.ino(),
+            size: meta.size(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+        })
     }
 }
 
 /// Decides when a file is ready: it differs from what was loaded and looks the same twice. Pure.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Follower {
     loaded: Option<Stamp>,
     seen: Option<Stamp>,
@@ -51,10 +55,6 @@ enum Step {
 }
 
 impl Follower {
-    fn new(now: Option<Stamp>) -> Self {
-        Self { loaded: now, seen: now }
-    }
-
     fn look(&mut self, now: Option<Stamp>) -> Step {
         let before = std::mem::replace(&mut self.seen, now);
         if now == self.loaded {
@@ -78,7 +78,11 @@ impl Runtime {
         let runtime = self.clone();
         tokio::spawn(async move {
             let (wake, mut woken) = mpsc::channel(1);
-            let mut folders = Folders { watcher: None, watched: Vec::new(), wake };
+            let mut folders = Folders {
+                watcher: None,
+                watched: Vec::new(),
+                wake,
+            };
             let mut followers: BTreeMap<String, (PathBuf, Follower)> = BTreeMap::new();
             let mut pause = Duration::ZERO;
             loop {
@@ -103,8 +107,9 @@ async fn round(runtime: &Runtime, followers: &mut BTreeMap<String, (PathBuf, Fol
     for (name, path) in files {
         let now = Stamp::of(&path);
         // A plugin seen for the first time counts as changed: reading a file that serves already changes nothing.
-        let (_, follower) =
-            followers.entry(name.clone()).or_insert_with(|| (path, Follower { loaded: None, seen: None }));
+        let (_, follower) = followers
+            .entry(name.clone())
+            .or_insert_with(|| (path, Follower::default()));
         match follower.look(now) {
             Step::Nothing => {}
             Step::Unsettled => unsettled = true,
@@ -127,7 +132,12 @@ struct Folders {
 impl Folders {
     fn follow(&mut self, runtime: &Runtime) {
         let mut wanted: Vec<PathBuf> = vec![runtime.plugins_dir().to_owned()];
-        wanted.extend(runtime.files().into_iter().filter_map(|(_, file)| file.parent().map(Path::to_owned)));
+        wanted.extend(
+            runtime
+                .files()
+                .into_iter()
+                .filter_map(|(_, file)| file.parent().map(Path::to_owned)),
+        );
         wanted.sort();
         wanted.dedup();
         if self.watched == wanted {
@@ -158,12 +168,19 @@ mod tests {
     use super::*;
 
     fn stamp(size: u64) -> Option<Stamp> {
-        Some(Stamp { inode: 1, size, modified: (0, 0) })
+        Some(Stamp {
+            inode: 1,
+            size,
+            modified: (0, 0),
+        })
     }
 
     #[test]
     fn a_file_is_reloaded_once_it_stays_the_same() {
-        let mut f = Follower::new(stamp(1));
+        let mut f = Follower {
+            loaded: stamp(1),
+            seen: stamp(1),
+        };
         assert_eq!(f.look(stamp(1)), Step::Nothing);
         assert_eq!(f.look(stamp(2)), Step::Unsettled);
         assert_eq!(f.look(stamp(3)), Step::Unsettled);
@@ -173,7 +190,10 @@ mod tests {
 
     #[test]
     fn a_file_that_goes_and_comes_back() {
-        let mut f = Follower::new(stamp(1));
+        let mut f = Follower {
+            loaded: stamp(1),
+            seen: stamp(1),
+        };
         assert_eq!(f.look(None), Step::Unsettled);
         assert_eq!(f.look(None), Step::Removed);
         assert_eq!(f.look(None), Step::Nothing);
