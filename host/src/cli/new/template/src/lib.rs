@@ -1,0 +1,45 @@
+//! Task `{{name}}.greet`: `{"name": "Ada"}`.
+
+use helix_sdk::prelude::*;
+
+#[derive(Deserialize)]
+struct Greet {
+    name: String,
+}
+
+#[helix_sdk::task]
+fn greet(request: Json<Greet>, context: &Context) -> Handled {
+    if request.name.is_empty() {
+        return Err(reject("no name given").code("name.empty"));
+    }
+    println!("Hello, {}! (attempt {})", request.name, context.attempt());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use helix_sdk::testing::{run, task};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn greets_by_name() {
+        let report = run::<greet>(task("{{name}}.greet").json(&json!({ "name": "Ada" })));
+        assert_eq!(report.result, Ok(()));
+    }
+
+    #[test]
+    fn refuses_to_greet_nobody() {
+        let report = run::<greet>(task("{{name}}.greet").json(&json!({ "name": "" })));
+        assert_eq!(
+            report.failure().and_then(Failure::code_str),
+            Some("name.empty")
+        );
+        let report = run::<greet>(task("{{name}}.greet").json(&json!({})));
+        assert_eq!(
+            report.failure().and_then(Failure::code_str),
+            Some("payload.invalid")
+        );
+    }
+}
