@@ -73,11 +73,14 @@ fn glue(kind: Kind, options: TokenStream, function: &ItemFn) -> Result<TokenStre
         (Kind::Event, false) => vec![quote!(event::__export_event)],
         (Kind::EventBatch, _) => vec![quote!(event_batch::__export_event_batch)],
     };
+    let interface = if kind == Kind::EventBatch { quote!(BatchHandler) } else { quote!(Handler) };
     Ok(quote! {
         #[doc(hidden)]
         #[allow(non_camel_case_types, dead_code, reason = "named as the function it stands for")]
         #visibility struct #name {}
         #body
+        // Natively nothing calls a handler that has no test: it is no dead code all the same.
+        const _: () = { let _ = <#name as ::helix_sdk::rt::#interface>::call; };
         #[cfg(target_family = "wasm")]
         const _: () = {
             type Exported = ::helix_sdk::rt::bindings::Export<#name>;
