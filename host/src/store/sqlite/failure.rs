@@ -1,5 +1,8 @@
 //! SQLite's errors as the store's.
 
+use sqlx::sqlite::{Sqlite, SqliteRow};
+use sqlx::{Decode, Row, Type};
+
 use super::Error;
 
 /// Primary result code SQLITE_FULL: the disk is full, or the file has its largest size.
@@ -19,4 +22,12 @@ pub(super) fn failed(error: sqlx::Error) -> Error {
 
 pub(super) fn corrupt(what: &str, id: &str) -> Error {
     Error::Storage(format!("{what} of row `{id}` cannot be read"))
+}
+
+/// A column of a row; a file that somebody edited by hand is an error, not a panic.
+pub(super) fn column<'r, T: Decode<'r, Sqlite> + Type<Sqlite>>(
+    row: &'r SqliteRow,
+    name: &str,
+) -> Result<T, Error> {
+    row.try_get(name).map_err(failed)
 }

@@ -5,10 +5,10 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sqlx::QueryBuilder;
 use sqlx::sqlite::{Sqlite, SqliteConnection, SqliteRow};
-use sqlx::{QueryBuilder, Row};
 
-use super::failure::{corrupt, failed};
+use super::failure::{column, corrupt, failed};
 use super::op::Op;
 use super::{Error, SqliteStore, codec, int, uint};
 use crate::model::DeadLetter;
@@ -53,22 +53,22 @@ pub(super) async fn upsert(on: &mut SqliteConnection, letter: &DeadLetter) -> Re
 }
 
 fn letter(row: &SqliteRow) -> Result<DeadLetter, Error> {
-    let id: String = row.get("id");
+    let id: String = column(row, "id")?;
     Ok(DeadLetter {
-        raw: codec::read(row.get("message")).ok_or_else(|| corrupt("the message", &id))?,
-        message_id: row.get("message_id"),
-        message_type: row.get("message_type"),
-        route: row.get("route"),
-        plugin: row.get("plugin"),
-        digest: row.get("digest"),
-        class: word(row.get("class")).ok_or_else(|| corrupt("the failure class", &id))?,
-        reason: row.get("reason"),
-        code: row.get("code"),
-        attempts: serde_json::from_str(row.get("attempts")).map_err(|_| corrupt("the attempts", &id))?,
-        first_failure_ms: uint(row.get("first_failure_ms")),
-        last_failure_ms: uint(row.get("last_failure_ms")),
-        trace_id: row.get("trace_id"),
-        state: word(row.get("state")).ok_or_else(|| corrupt("the state", &id))?,
+        raw: codec::read(column(row, "message")?).ok_or_else(|| corrupt("the message", &id))?,
+        message_id: column(row, "message_id")?,
+        message_type: column(row, "message_type")?,
+        route: column(row, "route")?,
+        plugin: column(row, "plugin")?,
+        digest: column(row, "digest")?,
+        class: word(column(row, "class")?).ok_or_else(|| corrupt("the failure class", &id))?,
+        reason: column(row, "reason")?,
+        code: column(row, "code")?,
+        attempts: serde_json::from_str(column(row, "attempts")?).map_err(|_| corrupt("the attempts", &id))?,
+        first_failure_ms: uint(column(row, "first_failure_ms")?),
+        last_failure_ms: uint(column(row, "last_failure_ms")?),
+        trace_id: column(row, "trace_id")?,
+        state: word(column(row, "state")?).ok_or_else(|| corrupt("the state", &id))?,
         id,
     })
 }

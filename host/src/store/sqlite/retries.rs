@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
-use super::failure::{corrupt, failed};
+use super::failure::{column, corrupt, failed};
 use super::op::{Done, Op};
 use super::{Error, SqliteStore, codec, int, uint};
 use crate::model::clock::duration_ms;
@@ -57,8 +56,12 @@ pub(super) async fn claim(
     .await
     .map_err(failed)?;
     let mut claimed = Vec::with_capacity(rows.len());
-    for row in rows {
-        claimed.push((row.get::<i64, _>("seq"), parked(&row)?));
+    for row in &rows {
+        match parked(row) {
+            Ok(parked) => claimed.push((column::<i64>(row, "seq")?, parked)),
+            // It must not stop the others. It stays in the file, leased, and says so again each time that runs out.
+            Err(error) => tracing::error!(%error, "a parked message cannot be read and is left where it is"),
+        }
     }
     // RETURNING promises no order.
     claimed.sort_by_key(|(seq, row)| (row.due_ms, *seq));
@@ -66,18 +69,18 @@ pub(super) async fn claim(
 }
 
 fn parked(row: &SqliteRow) -> Result<Parked, Error> {
-    let id: String = row.get("id");
-    let mut raw = codec::read(row.get("message")).ok_or_else(|| corrupt("the message", &id))?;
+    let id: String = column(row, "id")?;
+    let mut raw = codec::read(column(row, "message")?).ok_or_else(|| corrupt("the message", &id))?;
     // A lease that was taken and never answered: the handler may have run.
-    raw.redelivered |= row.get::<i64, _>("claims") > 1;
+    raw.redelivered |= column::<i64>(row, "claims")? > 1;
     Ok(Parked {
-        route: row.get("route"),
+        route: column(row, "route")?,
         raw,
-        attempt: row.get("attempt"),
-        due_ms: uint(row.get("due_ms")),
-        lane: row.get("lane"),
-        history: serde_json::from_str(row.get("history")).map_err(|_| corrupt("the history", &id))?,
-        first_failure_ms: uint(row.get("first_failure_ms")),
+        attempt: column(row, "attempt")?,
+        due_ms: uint(column(row, "due_ms")?),
+        lane: column(row, "lane")?,
+        history: serde_json::from_str(column(row, "history")?).map_err(|_| corrupt("the history", &id))?,
+        first_failure_ms: uint(column(row, "first_failure_ms")?),
         id,
     })
 }
@@ -90,14 +93,14 @@ pub(super) async fn remove(on: &mut SqliteConnection, id: &str) -> Result<(), Er
         .await
         .map_err(failed)?;
     let Some(gone) = gone else { return Ok(()) };
-    let Some(lane) = gone.get::<Option<Vec<u8>>, _>("lane") else {
+    let Some(lane) = column::<Option<Vec<u8>>>(&gone, "lane")? else {
         return Ok(());
     };
     sqlx::query(
         "UPDATE parked SET head = 1
          WHERE seq = (SELECT MIN(seq) FROM parked WHERE route = ?1 AND lane = ?2)",
     )
-    .bind(gone.get::<String, _>("route"))
+    .bind(column::<String>(&gone, "route")?)
     .bind(lane)
     .execute(on)
     .await

@@ -92,21 +92,43 @@ async fn unclaim(connection: &mut SqliteConnection, releases: Vec<Op>) {
     }
 }
 
-/// All or nothing.
+/// All or nothing. BEGIN and COMMIT are statements of our own: SQLite may roll back by itself (disk full, I/O error), after
+/// which sqlx's count of open transactions never gets right again.
 async fn together(connection: &mut SqliteConnection, ops: &[Op]) -> Result<Vec<Done>, Error> {
-    // IMMEDIATE: wait for the lock here, under the busy timeout, and not in the middle.
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+    begin(connection).await?;
+    let result = match apply(connection, ops).await {
+        Ok(done) => execute(connection, "COMMIT").await.map(|()| done),
+        Err(error) => Err(error),
+    };
+    if result.is_err() {
+        // Fails when SQLite has rolled back already, and then there is nothing left to undo.
+        let _ = execute(connection, "ROLLBACK").await;
+    }
+    result
+}
+
+/// IMMEDIATE: waits for the lock here, under the busy timeout, and not in the middle.
+async fn begin(connection: &mut SqliteConnection) -> Result<(), Error> {
+    if execute(connection, "BEGIN IMMEDIATE").await.is_ok() {
+        return Ok(());
+    }
+    // Left open by a rollback that failed.
+    let _ = execute(connection, "ROLLBACK").await;
+    execute(connection, "BEGIN IMMEDIATE").await
+}
+
+async fn apply(connection: &mut SqliteConnection, ops: &[Op]) -> Result<Vec<Done>, Error> {
     let mut done = Vec::with_capacity(ops.len());
     for op in ops {
-        match op.apply(&mut transaction).await {
-            Ok(result) => done.push(result),
-            Err(error) => {
-                // When SQLite has rolled back already there is nothing left to undo.
-                let _ = transaction.rollback().await;
-                return Err(error);
-            }
-        }
+        done.push(op.apply(connection).await?);
     }
-    transaction.commit().await.map_err(failed)?;
     Ok(done)
+}
+
+async fn execute(connection: &mut SqliteConnection, sql: &'static str) -> Result<(), Error> {
+    sqlx::query(sql)
+        .execute(connection)
+        .await
+        .map(drop)
+        .map_err(failed)
 }
