@@ -84,16 +84,6 @@ impl Coalescer {
         self.outstanding.contains_key(&tag)
     }
 
-    /// Deliveries nobody has settled yet.
-    pub fn running(&self) -> usize {
-        self.outstanding.len() - self.finished
-    }
-
-    /// Settled, but no frame was made for it yet.
-    pub fn has_pending(&self) -> bool {
-        self.finished > 0 || !self.requeue.is_empty()
-    }
-
     /// True when the next flush shall not wait for [`LINGER`].
     pub fn is_full(&self) -> bool {
         self.fresh >= BATCH.min(self.window.div_ceil(2)) || !self.requeue.is_empty()
@@ -121,7 +111,8 @@ impl Coalescer {
 
     /// Frames in the order they have to be sent. `all`: stragglers too, however young.
     pub fn flush(&mut self, now: Instant, all: bool) -> Vec<Frame> {
-        let mut frames = Vec::new();
+        // First: a prefix that overtook them would acknowledge what was given back.
+        let mut frames: Vec<_> = self.requeue.drain(..).map(Frame::Requeue).collect();
         let mut last = None;
         while let Some(entry) = self.outstanding.first_entry() {
             if matches!(entry.get(), State::Running) {
@@ -149,7 +140,6 @@ impl Coalescer {
                 frames.push(Frame::Single(tag));
             }
         }
-        frames.extend(self.requeue.drain(..).map(Frame::Requeue));
         self.fresh = 0;
         self.fresh_since = None;
         frames

@@ -107,7 +107,7 @@ impl Difference {
 pub fn difference(text: &str) -> Option<Difference> {
     let (_, rest) = text.split_once("inequivalent arg '")?;
     let (name, rest) = rest.split_once('\'')?;
-    let (_, rest) = rest.split_once("received ")?;
+    let (_, rest) = rest.split_once("': received ")?;
     let (wanted, there) = rest.split_once(" but current is ")?;
     Some(Difference {
         name: name.to_owned(),

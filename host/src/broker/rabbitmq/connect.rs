@@ -1,27 +1,19 @@
 //! One connection that is kept alive: dialled on first use, dialled again with back-off, numbered by epochs.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::StreamExt;
-use lapin::tcp::AMQPUriTcpExt;
-use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
-use lapin::{Connection, ConnectionProperties, Event};
-use secrecy::ExposeSecret;
+use lapin::{Connection, Event};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::diagnose;
+use super::dial::Target;
 use super::health::{Board, Failure, LinkHealth};
-use super::tls;
 use crate::broker::Error;
-use crate::config::valid;
 
-/// TCP, TLS and AMQP handshake each get this long.
-const DIAL_LIMIT: Duration = Duration::from_secs(10);
 /// A lost connection is noticed after this time even if no event came.
 const LOOK: Duration = Duration::from_millis(250);
 /// A connection that lived this long was a good one: the back-off starts anew.
@@ -36,66 +28,6 @@ pub fn backoff() -> backon::ExponentialBackoff {
         .with_jitter()
         .without_max_times()
         .build()
-}
-
-/// Where to connect. Never printed: it holds the password.
-pub struct Target {
-    uri: AMQPUri,
-    tls: Option<valid::Tls>,
-    /// Everything a person needs to recognise it, without the password.
-    label: String,
-}
-
-impl Target {
-    pub fn new(name: &str, options: &valid::RabbitMq) -> Self {
-        let mode = match &options.tls {
-            None => "TLS off".to_owned(),
-            Some(valid::Tls {
-                ca: Some(ca), cert, ..
-            }) => {
-                format!(
-                    "TLS with CA {}{}",
-                    ca.display(),
-                    if cert.is_some() {
-                        " and a client certificate"
-                    } else {
-                        ""
-                    }
-                )
-            }
-            Some(valid::Tls { ca: None, .. }) => "TLS with the system's CAs".to_owned(),
-        };
-        let (host, port, user, vhost) = (&options.host, options.port, &options.user, &options.vhost);
-        Self {
-            uri: AMQPUri {
-                scheme: AMQPScheme::AMQP,
-                authority: AMQPAuthority {
-                    userinfo: AMQPUserInfo {
-                        username: user.clone(),
-                        password: options.password.expose_secret().to_owned(),
-                    },
-                    host: host.clone(),
-                    port,
-                },
-                vhost: vhost.clone(),
-                query: AMQPQueryString {
-                    heartbeat: Some(u16::try_from(options.heartbeat.as_secs()).unwrap_or(u16::MAX)),
-                    ..AMQPQueryString::default()
-                },
-            },
-            tls: options.tls.clone(),
-            label: format!("RabbitMQ `{name}` at {host}:{port} (user `{user}`, vhost `{vhost}`, {mode})"),
-        }
-    }
-
-    fn failure(&self, error: &lapin::Error) -> Failure {
-        let found = diagnose::connecting(error, self.tls.is_some());
-        let text = format!("{}: {}. {}.", self.label, found.cause, found.next);
-        Failure {
-            refused: found.refused,
-            text: text.into(),
-        }
-    }
 }
 
 /// A live connection and its number; numbers grow with every connection of this broker.
@@ -175,7 +107,7 @@ impl Link {
     pub async fn up_within(self: &Arc<Self>, limit: Duration) -> Result<Up, Error> {
         match tokio::time::timeout(limit, self.up()).await {
             Ok(Some(up)) => Ok(up),
-            Ok(None) => Err(Error::Other(format!("{}: closed", self.target.label))),
+            Ok(None) => Err(Error::Other(format!("{}: closed", self.target.label()))),
             Err(_) => Err(self.why_down().to_error()),
         }
     }
@@ -201,10 +133,11 @@ impl Link {
                 ..
             }) => unreachable(format!(
                 "{}: it does not take messages now ({reason})",
-                self.target.label
+                self.target.label()
             )),
-            State::Up(_) | State::Idle => unreachable(format!("{}: not connected yet", self.target.label)),
-            State::Closed => unreachable(format!("{}: closed", self.target.label)),
+            State::Up(_) => unreachable(format!("{}: it does not answer", self.target.label())),
+            State::Idle => unreachable(format!("{}: not connected yet", self.target.label())),
+            State::Closed => unreachable(format!("{}: closed", self.target.label())),
         }
     }
 
@@ -214,11 +147,15 @@ impl Link {
                 refused: false,
                 text: format!(
                     "{}: not connected yet. Nothing to do, it is being tried.",
-                    self.target.label
+                    self.target.label()
                 )
                 .into(),
             }),
-            State::Idle | State::Closed => LinkHealth::Idle,
+            State::Idle => LinkHealth::Idle,
+            State::Closed => LinkHealth::Down(Failure {
+                refused: false,
+                text: format!("{}: closed.", self.target.label()).into(),
+            }),
             State::Up(Up {
                 blocked: Some(reason),
                 ..
@@ -277,7 +214,7 @@ impl Keeper {
     async fn keep(self) {
         let mut delays = backoff();
         loop {
-            let failure = match self.dial().await {
+            let failure = match self.target.dial(self.role).await {
                 Ok(connection) => {
                     let since = Instant::now();
                     let failure = self.watch_over(connection).await;
@@ -305,48 +242,6 @@ impl Keeper {
         });
     }
 
-    async fn dial(&self) -> Result<Connection, Failure> {
-        let other = |text: String| Failure {
-            refused: true,
-            text: format!("{}: {text}.", self.target.label).into(),
-        };
-        let tls = self
-            .target
-            .tls
-            .as_ref()
-            .map(tls::connector)
-            .transpose()
-            .map_err(other)?;
-        let properties =
-            ConnectionProperties::default().with_connection_name(format!("helix {}", self.role).into());
-        let runtime = lapin::runtime::default_runtime().map_err(|error| self.target.failure(&error))?;
-        let connected = Connection::connector(
-            self.target.uri.clone(),
-            runtime,
-            async move |uri, runtime| {
-                let dialled = tokio::time::timeout(DIAL_LIMIT, async {
-                    let plain = uri.connect_async(&runtime).await?;
-                    match &tls {
-                        Some(connector) => plain.into_rustls(connector, &uri.authority.host).await,
-                        None => Ok(plain),
-                    }
-                });
-                let stream = dialled
-                    .await
-                    .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-                stream.map_err(lapin::Error::from)
-            },
-            properties,
-        );
-        match tokio::time::timeout(DIAL_LIMIT * 2, connected).await {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(self.target.failure(&error)),
-            Err(_) => Err(self
-                .target
-                .failure(&io::Error::from(io::ErrorKind::TimedOut).into())),
-        }
-    }
-
     /// Publishes the connection's state until it is lost; returns why.
     async fn watch_over(&self, connection: Connection) -> Failure {
         let mut events = Box::pin(connection.events_listener());
@@ -360,7 +255,7 @@ impl Keeper {
         let mut cause = None;
         self.set(State::Up(up(None)));
         self.board.healed();
-        tracing::info!(connection = self.role, "connected to {}", self.target.label);
+        tracing::info!(connection = self.role, "connected to {}", self.target.label());
         loop {
             let event = tokio::time::timeout(LOOK, events.next()).await;
             match event {
@@ -369,7 +264,7 @@ impl Keeper {
                         connection = self.role,
                         reason,
                         "{} does not take messages now",
-                        self.target.label
+                        self.target.label()
                     );
                     self.set(State::Up(up(Some(reason.into()))));
                 }
@@ -377,7 +272,7 @@ impl Keeper {
                     tracing::info!(
                         connection = self.role,
                         "{} takes messages again",
-                        self.target.label
+                        self.target.label()
                     );
                     self.set(State::Up(up(None)));
                 }
@@ -393,7 +288,7 @@ impl Keeper {
                 );
                 let text = format!(
                     "{}: the connection was lost ({cause}). It is being restored.",
-                    self.target.label
+                    self.target.label()
                 );
                 return Failure {
                     refused: false,

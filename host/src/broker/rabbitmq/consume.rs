@@ -53,16 +53,22 @@ struct Session {
     acks: Arc<ChannelAcks>,
 }
 
-impl Consume {
-    pub async fn run(self, deliveries: Deliveries) -> Result<(), Error> {
-        self.board
-            .source(self.number, &self.queue, Some("not connected yet".into()));
-        let result = self.heal(deliveries).await;
+impl Drop for Consume {
+    fn drop(&mut self) {
         self.board.source_gone(self.number);
-        result
     }
+}
 
-    async fn heal(&self, deliveries: Deliveries) -> Result<(), Error> {
+impl Drop for Session {
+    /// Ends the task that sends acknowledgements, too.
+    fn drop(&mut self) {
+        self.acks.close();
+    }
+}
+
+impl Consume {
+    /// Until the source is paused or the link is closed.
+    pub async fn run(self, deliveries: Deliveries) -> Result<(), Error> {
         let mut delays = backoff();
         loop {
             let opened = self.pause.run_until_cancelled(async {
@@ -81,18 +87,14 @@ impl Consume {
                 Ok(mut session) => {
                     self.board.source(self.number, &self.queue, None);
                     tracing::info!(queue = &*self.queue, "consuming");
-                    let sender = tokio::spawn(Arc::clone(&session.acks).run());
+                    tokio::spawn(Arc::clone(&session.acks).run());
                     let end = self.pump(&mut session, &up, &deliveries).await;
-                    if let End::Paused = end {
-                        drop(deliveries);
-                        let result = self.finish(session, &up).await;
-                        sender.abort();
-                        return result;
-                    }
-                    session.acks.close();
                     match end {
                         End::Broken(trouble) => trouble,
-                        End::Paused => return Ok(()),
+                        End::Paused => {
+                            drop(deliveries);
+                            return self.finish(session, &up).await;
+                        }
                     }
                 }
                 Err(trouble) => trouble,
@@ -173,11 +175,9 @@ impl Consume {
 
     fn explain(&self, error: &lapin::Error) -> Arc<str> {
         match diagnose::reply(error) {
-            Some((diagnose::NOT_FOUND, _)) => format!(
-                "there is no queue of that name; create it or correct the route ({})",
-                self.queue
-            )
-            .into(),
+            Some((diagnose::NOT_FOUND, _)) => {
+                "there is no queue of that name; create it or correct the route".into()
+            }
             Some((diagnose::ACCESS_REFUSED, text)) => format!("no permission to read it ({text})").into(),
             Some((_, text)) => text.into(),
             None => error.to_string().into(),
@@ -203,7 +203,7 @@ impl Consume {
                     Some(Err(error)) => return End::Broken(self.explain(&error)),
                     None => {
                         return End::Broken(
-                            "the broker cancelled the consumer; was the queue deleted?".into(),
+                            "the broker cancelled the consumer, perhaps the queue was deleted".into(),
                         );
                     }
                 }

@@ -48,7 +48,7 @@ pub fn connecting(error: &lapin::Error, tls: bool) -> Diagnosis {
             }
         }
         ErrorKind::InvalidProtocolVersion(_) | ErrorKind::ParsingError(_) => unreachable(
-            format!("what answers does not speak AMQP 0-9-1 ({error})"),
+            "what answers does not speak AMQP 0-9-1".to_owned(),
             CHECK_TLS_MODE,
         ),
         ErrorKind::MissingHeartbeatError => {

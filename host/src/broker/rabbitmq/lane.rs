@@ -1,6 +1,7 @@
 //! One lane of the publisher: a confirm channel, and messages that are sent again until they are confirmed or too late.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -69,15 +70,17 @@ pub struct Lane {
     /// A channel exception does not say which message it means: after one, messages go one at a time.
     one_by_one: bool,
     trouble: String,
+    max_size: Arc<AtomicU64>,
 }
 
 impl Lane {
-    pub fn new(link: Arc<Link>) -> Self {
+    pub fn new(link: Arc<Link>, max_size: Arc<AtomicU64>) -> Self {
         Self {
             link,
             channel: None,
             one_by_one: false,
             trouble: String::new(),
+            max_size,
         }
     }
 
@@ -256,7 +259,11 @@ impl Lane {
                 }
                 Fate::Unknown => {
                     if let (true, Some((PRECONDITION_FAILED, text))) = (alone, &refusal) {
-                        item.outcome = Some(Err(unacceptable(text)));
+                        let error = unacceptable(text);
+                        if let PublishError::TooLarge { limit } = error {
+                            self.max_size.store(limit, Ordering::Relaxed);
+                        }
+                        item.outcome = Some(Err(error));
                         continue;
                     }
                     item.maybe_stored = true;

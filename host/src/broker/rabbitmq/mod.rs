@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! RabbitMq ─┬─ Link "consume" ─┬─ QueueSource ─ consume ─ settle ─ acks
-//!           │   (connect, tls) └─ Queues (topology, arguments)
+//!           │   (connect, dial, tls) └─ Queues (topology, arguments)
 //!           └─ Link "publish" ─── QueuePublisher ─ lane ─ confirms
 //! ```
 //! Two connections, because a broker that is short of memory or disk stops reading from those that publish, and
@@ -15,6 +15,7 @@ mod connect;
 mod consume;
 mod convert;
 mod diagnose;
+mod dial;
 mod health;
 mod lane;
 mod publisher;
@@ -28,7 +29,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use self::connect::{Link, Target};
+use self::connect::Link;
+use self::dial::Target;
 use self::health::Board;
 use self::publisher::QueuePublisher;
 use self::source::QueueSource;

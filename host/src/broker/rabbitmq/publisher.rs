@@ -4,7 +4,7 @@
 //! more: only then is it certain which of its messages came back as unroutable (see [`super::confirms`]).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -39,6 +39,9 @@ pub struct QueuePublisher {
     waiting: Arc<Mutex<mpsc::Receiver<Job>>>,
     started: AtomicBool,
     lanes: TaskTracker,
+    /// The broker's `max_message_size`, once it has told us: an oversized message costs all others on its channel a
+    /// second transmission, so that shall happen once.
+    max_size: Arc<AtomicU64>,
 }
 
 impl QueuePublisher {
@@ -52,14 +55,17 @@ impl QueuePublisher {
             waiting: Arc::new(Mutex::new(waiting)),
             started: AtomicBool::new(false),
             lanes: TaskTracker::new(),
+            max_size: Arc::new(AtomicU64::new(u64::MAX)),
         }
     }
 
     fn start(&self) {
         if !self.started.swap(true, Ordering::AcqRel) {
             for _ in 0..LANES {
-                self.lanes
-                    .spawn(Lane::new(Arc::clone(&self.link)).run(Arc::clone(&self.waiting)));
+                self.lanes.spawn(
+                    Lane::new(Arc::clone(&self.link), Arc::clone(&self.max_size))
+                        .run(Arc::clone(&self.waiting)),
+                );
             }
         }
     }
@@ -86,6 +92,10 @@ impl QueuePublisher {
         let Some(body) = wire.body.clone() else {
             return Err(PublishError::Invalid("RabbitMQ has no tombstones".to_owned()));
         };
+        let limit = self.max_size.load(Ordering::Relaxed);
+        if u64::try_from(body.len()).is_ok_and(|size| size > limit) {
+            return Err(PublishError::TooLarge { limit });
+        }
         let properties =
             convert::properties(&wire, message.time_ms, HEADER_LIMIT).map_err(PublishError::Invalid)?;
         let queue =

@@ -21,6 +21,8 @@ pub struct ChannelAcks {
     channel: Channel,
     core: Mutex<Coalescer>,
     wake: Notify,
+    /// Held while frames are taken and queued: overtaking could acknowledge what was given back.
+    sending: tokio::sync::Mutex<()>,
     closed: CancellationToken,
     board: Arc<Board>,
 }
@@ -34,6 +36,7 @@ impl ChannelAcks {
             channel,
             core: Mutex::new(Coalescer::new(window)),
             wake: Notify::new(),
+            sending: tokio::sync::Mutex::new(()),
             closed: CancellationToken::new(),
             board,
         })
@@ -85,6 +88,7 @@ impl ChannelAcks {
 
     /// Sends what is held back; with `all`, stragglers too. Frames are queued in order and awaited together.
     pub async fn flush(&self, all: bool) {
+        let _in_order = self.sending.lock().await;
         let frames = lock(&self.core).flush(Instant::now(), all);
         let sent = join_all(frames.into_iter().map(|frame| self.send(frame))).await;
         if let Some(error) = sent.into_iter().find_map(Result::err) {

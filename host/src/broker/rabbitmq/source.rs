@@ -31,12 +31,15 @@ impl QueueSource {
         let pause = CancellationToken::new();
         let leave = CancellationToken::new();
         let queue = Arc::clone(&subscription.destination);
+        let number = board.number();
+        // Before anybody can ask for the health.
+        board.source(number, &queue, Some("not connected yet".into()));
         let consume = Consume {
             broker,
             queue: Arc::clone(&queue),
             // 0 would mean "no limit" on the wire.
             window: u16::try_from(subscription.window.max(1)).unwrap_or(u16::MAX),
-            number: board.number(),
+            number,
             link,
             board,
             pause: pause.clone(),

@@ -14,6 +14,17 @@ pub fn connector(tls: &Tls) -> Result<RustlsConnector, String> {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         let _already_installed = rustls::crypto::ring::default_provider().install_default();
     }
+    let identity = match (&tls.cert, &tls.key) {
+        (Some(cert), Some(key)) => {
+            let chain = certificates(cert, "tls.cert")?;
+            let key_der = PrivateKeyDer::from_pem_file(key)
+                .map_err(|error| format!("tls.key {}: no private key in PEM ({error})", key.display()))?;
+            Some((chain, key_der))
+        }
+        (None, None) => None,
+        (Some(_), None) => return Err("tls.cert is set, but tls.key is not".to_owned()),
+        (None, Some(_)) => return Err("tls.key is set, but tls.cert is not".to_owned()),
+    };
     let roots = match &tls.ca {
         Some(path) => {
             RustlsConnectorConfig::default().with_parsable_certificates(certificates(path, "tls.ca")?)
@@ -22,16 +33,9 @@ pub fn connector(tls: &Tls) -> Result<RustlsConnector, String> {
             format!("the system's root certificates cannot be read ({error}); set tls.ca")
         })?,
     };
-    let connector = match (&tls.cert, &tls.key) {
-        (Some(cert), Some(key)) => {
-            let chain = certificates(cert, "tls.cert")?;
-            let key_der = PrivateKeyDer::from_pem_file(key)
-                .map_err(|error| format!("tls.key {}: no private key in PEM ({error})", key.display()))?;
-            roots.connector_with_single_cert(chain, key_der)
-        }
-        (None, None) => roots.connector_with_no_client_auth(),
-        (Some(_), None) => return Err("tls.cert is set, but tls.key is not".to_owned()),
-        (None, Some(_)) => return Err("tls.key is set, but tls.cert is not".to_owned()),
+    let connector = match identity {
+        Some((chain, key)) => roots.connector_with_single_cert(chain, key),
+        None => roots.connector_with_no_client_auth(),
     };
     connector.map_err(|error| match &tls.ca {
         Some(ca) => format!("{error} (tls.ca {})", ca.display()),
