@@ -62,7 +62,9 @@ pub fn observer(options: &Kafka) -> ClientConfig {
     let mut config = common(options);
     config
         .set("group.id", &options.group)
-        .set("enable.partition.eof", "true");
+        .set("enable.partition.eof", "true")
+        // Brokers answer a connection in order: a fetch that waits for new messages holds up every question behind it.
+        .set("fetch.wait.max.ms", "20");
     reading(&mut config);
     further(config, options)
 }
@@ -194,7 +196,12 @@ mod tests {
     #[test]
     fn no_client_creates_topics_by_asking() {
         let options = options();
-        for config in [consumer(&options), observer(&options), producer(&options), admin(&options)] {
+        for config in [
+            consumer(&options),
+            observer(&options),
+            producer(&options),
+            admin(&options),
+        ] {
             assert_eq!(config.get("allow.auto.create.topics"), Some("false"));
         }
     }
