@@ -62,7 +62,9 @@ pub fn observer(options: &Kafka) -> ClientConfig {
     let mut config = common(options);
     config
         .set("group.id", &options.group)
-        .set("enable.partition.eof", "true");
+        .set("enable.partition.eof", "true")
+        // Brokers answer a connection in order: a fetch that waits for new messages holds up every question behind it.
+        .set("fetch.wait.max.ms", "20");
     reading(&mut config);
     further(config, options)
 }
@@ -79,8 +81,7 @@ pub fn producer(options: &Kafka) -> ClientConfig {
         .set(
             "message.timeout.ms",
             millis(options.publish_timeout.max(Duration::from_millis(100))),
-        )
-        .set("allow.auto.create.topics", "false");
+        );
     further(config, options)
 }
 
@@ -93,6 +94,8 @@ fn common(options: &Kafka) -> ClientConfig {
     config
         .set("bootstrap.servers", options.servers.join(","))
         .set("client.id", "helix")
+        // Asking for the metadata of a topic would create it; librdkafka allows that for all but consumers.
+        .set("allow.auto.create.topics", "false")
         .set("security.protocol", protocol(options))
         // Half-open connections: a request without an answer is given up after this, not after a minute.
         .set("socket.timeout.ms", "20000")
@@ -131,7 +134,6 @@ fn reading(config: &mut ClientConfig) {
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "earliest")
         .set("isolation.level", "read_committed")
-        .set("allow.auto.create.topics", "false")
         // Measured: 100 k messages a second with the default of 1000, 780 k with these two, and memory is bounded.
         .set("fetch.queue.backoff.ms", "5")
         .set("queued.max.messages.kbytes", "16384");
@@ -188,6 +190,19 @@ mod tests {
             publish_timeout: Duration::from_secs(10),
             revoke_timeout: Duration::from_secs(10),
             properties: [("linger.ms".to_owned(), "7".to_owned())].into(),
+        }
+    }
+
+    #[test]
+    fn no_client_creates_topics_by_asking() {
+        let options = options();
+        for config in [
+            consumer(&options),
+            observer(&options),
+            producer(&options),
+            admin(&options),
+        ] {
+            assert_eq!(config.get("allow.auto.create.topics"), Some("false"));
         }
     }
 

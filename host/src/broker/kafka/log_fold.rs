@@ -242,13 +242,23 @@ impl Link {
         }
     }
 
+    /// What is said of the way to the brokers; of topics, groups and the ends of partitions the operation itself tells.
     fn error(&self, error: &KafkaError, reason: &str) {
+        use RDKafkaErrorCode as Code;
         match error.rdkafka_error_code() {
-            // Said of a topic or a group, not of the way there; the operation itself reports it.
-            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
-                tracing::debug!(broker = self.name, "{reason}");
-            }
-            _ => self.failed(reason),
+            Some(
+                Code::AllBrokersDown
+                | Code::BrokerTransportFailure
+                | Code::Resolve
+                | Code::Authentication
+                | Code::SaslAuthenticationFailed
+                | Code::SSL
+                | Code::OperationTimedOut
+                | Code::TopicAuthorizationFailed
+                | Code::GroupAuthorizationFailed
+                | Code::ClusterAuthorizationFailed,
+            ) => self.failed(reason),
+            _ => tracing::debug!(broker = self.name, %error, "{reason}"),
         }
     }
 }

@@ -26,6 +26,8 @@ struct Reading {
     topic: String,
     partition: u32,
     next: u64,
+    /// The end of the partition when reading began; waiting for more than that costs half a second.
+    end: u64,
 }
 
 pub struct KafkaScan {
@@ -67,6 +69,7 @@ impl KafkaScan {
             topic: String::new(),
             partition: 0,
             next: 0,
+            end: 0,
         })
     }
 
@@ -130,7 +133,7 @@ impl KafkaScan {
             for partition in bounds.iter().filter_map(|b| i32::try_from(b.partition).ok()) {
                 list.add_partition(topic, partition);
             }
-            client.committed_offsets(list, ANSWER)
+            patiently(|| client.committed_offsets(list.clone(), ANSWER))
         })?;
         let lag = |b: &Bounds| {
             let element = committed
@@ -173,6 +176,7 @@ impl KafkaScan {
         // At the end of the partition librdkafka says so once; the next read has to ask anew.
         if !more {
             reading.topic.clear();
+            let _ = reading.client.unassign();
         }
         self.give_back(reading);
         Ok(messages)
@@ -196,11 +200,12 @@ impl KafkaScan {
             let mut list = TopicPartitionList::new();
             list.add_partition_offset(topic, partition, Offset::Offset(start))?;
             at.client.assign(&list)?;
-            (at.topic, at.partition, at.next) = (topic.to_owned(), natural32(partition), from);
+            (at.topic, at.partition) = (topic.to_owned(), natural32(partition));
+            (at.next, at.end) = (natural(start), natural(end));
         }
         let mut converter = Converter::new(self.broker.clone(), topic.into());
         let deadline = Instant::now() + ANSWER;
-        while out.len() < max {
+        while out.len() < max && at.next < at.end {
             match at.client.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => {
                     at.next = natural(message.offset()) + 1;
@@ -219,11 +224,31 @@ impl KafkaScan {
                 None => break,
             }
         }
-        Ok((out, true))
+        Ok((out, at.next < at.end))
     }
 }
 
 const UNKNOWN: KafkaError = KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition);
+
+/// A group that is used for the first time has no coordinator for a moment.
+fn patiently<T>(ask: impl Fn() -> KafkaResult<T>) -> KafkaResult<T> {
+    use RDKafkaErrorCode::{CoordinatorLoadInProgress, CoordinatorNotAvailable, NotCoordinator};
+    let deadline = Instant::now() + ANSWER;
+    loop {
+        match ask() {
+            Err(error)
+                if Instant::now() < deadline
+                    && matches!(
+                        error.rdkafka_error_code(),
+                        Some(CoordinatorLoadInProgress | CoordinatorNotAvailable | NotCoordinator)
+                    ) =>
+            {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            result => return result,
+        }
+    }
+}
 
 fn lasting(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode::{
