@@ -27,7 +27,7 @@ pub fn json(value: &impl Serialize) -> Result<(), Exit> {
 /// Control characters of messages and guests are shown, not sent to the terminal.
 pub fn table(head: &[&str], rows: Vec<Vec<String>>) -> Result<(), Exit> {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic).set_header(head);
+    table.load_style(presets::ASCII_BORDERS_ONLY_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic).set_header(head);
     for row in rows {
         table.add_row(row.iter().map(|cell| printable(cell)));
     }

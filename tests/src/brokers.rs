@@ -1,0 +1,65 @@
+//! Where the real brokers are; `cargo xtask test` starts them and says so in the environment.
+
+use std::process::Command;
+
+use crate::variable;
+
+/// RabbitMQ as helix.toml names it.
+pub fn rabbitmq_toml() -> String {
+    format!(
+        "[brokers.rabbitmq]\nkind = \"rabbitmq\"\nhost = \"{}\"\nport = {}\nuser = \"{}\"\npassword = \"env:HELIX_TEST_RABBITMQ_PASSWORD\"\n",
+        variable("HELIX_TEST_RABBITMQ_HOST"),
+        variable("HELIX_TEST_RABBITMQ_PORT"),
+        variable("HELIX_TEST_RABBITMQ_USER"),
+    )
+}
+
+/// RabbitMQ over TLS, trusting only the CA of the test.
+pub fn rabbitmq_tls_toml() -> String {
+    format!(
+        "[brokers.rabbitmq]\nkind = \"rabbitmq\"\nhost = \"localhost\"\nport = {}\nuser = \"{}\"\npassword = \"env:HELIX_TEST_RABBITMQ_PASSWORD\"\ntls = {{ ca = \"{}/ca.pem\" }}\n",
+        variable("HELIX_TEST_RABBITMQ_TLS_PORT"),
+        variable("HELIX_TEST_RABBITMQ_USER"),
+        variable("HELIX_TEST_TLS_DIR"),
+    )
+}
+
+/// Kafka, with a consumer group of its own.
+pub fn kafka_toml(group: &str) -> String {
+    format!(
+        "[brokers.kafka]\nkind = \"kafka\"\nservers = [\"{}\"]\ngroup = \"{group}\"\nsession_timeout = \"6s\"\nheartbeat_interval = \"1s\"\n",
+        variable("HELIX_TEST_KAFKA_BOOTSTRAP"),
+    )
+}
+
+/// Kafka over TLS.
+pub fn kafka_tls_toml(group: &str) -> String {
+    format!(
+        "[brokers.kafka]\nkind = \"kafka\"\nservers = [\"{}\"]\ngroup = \"{group}\"\ntls = {{ ca = \"{}/ca.pem\" }}\n",
+        variable("HELIX_TEST_KAFKA_TLS_BOOTSTRAP"),
+        variable("HELIX_TEST_TLS_DIR"),
+    )
+}
+
+/// Kafka over TLS with SASL/SCRAM-SHA-512.
+pub fn kafka_scram_toml(group: &str) -> String {
+    format!(
+        "[brokers.kafka]\nkind = \"kafka\"\nservers = [\"{}\"]\ngroup = \"{group}\"\ntls = {{ ca = \"{}/ca.pem\" }}\nsasl = {{ mechanism = \"SCRAM-SHA-512\", user = \"{}\", password = \"env:HELIX_TEST_KAFKA_PASSWORD\" }}\n",
+        variable("HELIX_TEST_KAFKA_SASL_BOOTSTRAP"),
+        variable("HELIX_TEST_TLS_DIR"),
+        variable("HELIX_TEST_KAFKA_USER"),
+    )
+}
+
+/// `brokers kill rabbitmq`, `brokers restart kafka`, …
+///
+/// # Panics
+/// When the command fails.
+pub fn control(arguments: &[&str]) {
+    let status = Command::new(variable("HELIX_TEST_BROKERS_CTL"))
+        .arg("brokers")
+        .args(arguments)
+        .status()
+        .unwrap_or_else(|error| panic!("cannot run the broker control: {error}"));
+    assert!(status.success(), "brokers {arguments:?}: {status}");
+}
