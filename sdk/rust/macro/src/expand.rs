@@ -175,8 +175,8 @@ fn plain(function: &ItemFn) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn said(kind: Kind, options: TokenStream, function: TokenStream) -> String {
-        handler(kind, options, &function).to_string()
+    fn said(kind: Kind, options: TokenStream, function: &TokenStream) -> String {
+        handler(kind, options, function).to_string()
     }
 
     #[test]
@@ -248,7 +248,7 @@ mod tests {
             ),
         ];
         for (kind, options, function, words) in cases {
-            let text = said(kind, options, function.clone());
+            let text = said(kind, options, &function);
             assert!(
                 text.contains("compile_error") && text.contains(words),
                 "{words}: {text}"
@@ -263,7 +263,7 @@ mod tests {
             let text = said(
                 kind,
                 options,
-                quote!(
+                &quote!(
                     fn f(it: It) {}
                 ),
             );
