@@ -84,3 +84,8 @@ pub mod prelude {
     };
     pub use serde::{Deserialize, Serialize};
 }
+
+/// Compiles and runs the guide.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/handlers.md")]
+struct Guide;

@@ -38,7 +38,7 @@ impl Parse for Options {
 }
 
 /// The function, and on a mistake an error beside it, so that the editor still understands the rest of the file.
-pub fn handler(kind: Kind, options: TokenStream, function: TokenStream) -> TokenStream {
+pub fn handler(kind: Kind, options: TokenStream, function: &TokenStream) -> TokenStream {
     let beside = syn::parse2::<ItemFn>(function.clone())
         .map_err(|error| {
             Error::new(
@@ -46,9 +46,18 @@ pub fn handler(kind: Kind, options: TokenStream, function: TokenStream) -> Token
                 "this attribute makes a function a handler; here is no function",
             )
         })
-        .and_then(|function| glue(kind, options, &function))
-        .unwrap_or_else(|error| error.into_compile_error());
-    quote! { #function #beside }
+        .and_then(|function| glue(kind, options, &function));
+    match beside {
+        Ok(beside) => quote! {
+            #[allow(clippy::needless_pass_by_value, reason = "a handler owns what was read for it")]
+            #function
+            #beside
+        },
+        Err(error) => {
+            let error = error.into_compile_error();
+            quote! { #function #error }
+        }
+    }
 }
 
 fn glue(kind: Kind, options: TokenStream, function: &ItemFn) -> Result<TokenStream> {
@@ -60,8 +69,8 @@ fn glue(kind: Kind, options: TokenStream, function: &ItemFn) -> Result<TokenStre
     plain(function)?;
     let (name, visibility) = (&function.sig.ident, &function.vis);
     let body = match kind {
-        Kind::Task => single(function, quote!(Task)),
-        Kind::Event => single(function, quote!(Event)),
+        Kind::Task => single(function, &quote!(Task)),
+        Kind::Event => single(function, &quote!(Event)),
         Kind::EventBatch => batch(function)?,
     };
     let exports = match (kind, options.packed) {
@@ -73,7 +82,11 @@ fn glue(kind: Kind, options: TokenStream, function: &ItemFn) -> Result<TokenStre
         (Kind::Event, false) => vec![quote!(event::__export_event)],
         (Kind::EventBatch, _) => vec![quote!(event_batch::__export_event_batch)],
     };
-    let interface = if kind == Kind::EventBatch { quote!(BatchHandler) } else { quote!(Handler) };
+    let interface = if kind == Kind::EventBatch {
+        quote!(BatchHandler)
+    } else {
+        quote!(Handler)
+    };
     Ok(quote! {
         #[doc(hidden)]
         #[allow(non_camel_case_types, dead_code, reason = "named as the function it stands for")]
@@ -90,7 +103,7 @@ fn glue(kind: Kind, options: TokenStream, function: &ItemFn) -> Result<TokenStre
 }
 
 /// Every argument is made from the message by what its type says.
-fn single(function: &ItemFn, kind: TokenStream) -> TokenStream {
+fn single(function: &ItemFn, kind: &TokenStream) -> TokenStream {
     let name = &function.sig.ident;
     let arguments = function.sig.inputs.iter().map(|argument| {
         let span = argument.span();
@@ -156,4 +169,117 @@ fn plain(function: &ItemFn) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(kind: Kind, options: TokenStream, function: &TokenStream) -> String {
+        handler(kind, options, function).to_string()
+    }
+
+    #[test]
+    fn mistakes_are_named_and_the_function_stays() {
+        let cases = [
+            (
+                Kind::Task,
+                quote!(),
+                quote!(
+                    async fn f() {}
+                ),
+                "called synchronously",
+            ),
+            (
+                Kind::Task,
+                quote!(),
+                quote!(
+                    fn f<T>(it: Json<T>) {}
+                ),
+                "cannot be generic",
+            ),
+            (
+                Kind::Event,
+                quote!(),
+                quote!(
+                    fn f(&self) {}
+                ),
+                "without `self`",
+            ),
+            (
+                Kind::EventBatch,
+                quote!(),
+                quote!(
+                    fn f() -> Vec<Handled> {}
+                ),
+                "takes one argument",
+            ),
+            (
+                Kind::EventBatch,
+                quote!(),
+                quote!(
+                    fn f(a: A, b: B) -> Vec<Handled> {}
+                ),
+                "takes one argument",
+            ),
+            (
+                Kind::Event,
+                quote!(fast),
+                quote!(
+                    fn f() {}
+                ),
+                "unknown option",
+            ),
+            (
+                Kind::Task,
+                quote!(packed = false),
+                quote!(
+                    fn f() {}
+                ),
+                "option of `event` only",
+            ),
+            (
+                Kind::Task,
+                quote!(),
+                quote!(
+                    struct F;
+                ),
+                "here is no function",
+            ),
+        ];
+        for (kind, options, function, words) in cases {
+            let text = said(kind, options, &function);
+            assert!(
+                text.contains("compile_error") && text.contains(words),
+                "{words}: {text}"
+            );
+            assert!(text.starts_with(&function.to_string()), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_handler_exports_its_interfaces_and_no_more() {
+        let exports = |kind, options| {
+            let text = said(
+                kind,
+                options,
+                &quote!(
+                    fn f(it: It) {}
+                ),
+            );
+            assert!(!text.contains("compile_error"), "{text}");
+            let mut found: Vec<_> = text
+                .split("__export_")
+                .skip(1)
+                .filter_map(|rest| rest.split(' ').next())
+                .collect();
+            found.sort_unstable();
+            found.join(" ")
+        };
+        assert_eq!(exports(Kind::Task, quote!()), "task");
+        assert_eq!(exports(Kind::Event, quote!()), "event packed_event");
+        assert_eq!(exports(Kind::Event, quote!(packed = true,)), "event packed_event");
+        assert_eq!(exports(Kind::Event, quote!(packed = false)), "event");
+        assert_eq!(exports(Kind::EventBatch, quote!()), "event_batch");
+    }
 }

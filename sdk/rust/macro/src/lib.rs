@@ -10,17 +10,17 @@ use expand::Kind;
 /// See `helix_sdk::task`.
 #[proc_macro_attribute]
 pub fn task(options: TokenStream, function: TokenStream) -> TokenStream {
-    expand::handler(Kind::Task, options.into(), function.into()).into()
+    expand::handler(Kind::Task, options.into(), &function.into()).into()
 }
 
 /// See `helix_sdk::event`.
 #[proc_macro_attribute]
 pub fn event(options: TokenStream, function: TokenStream) -> TokenStream {
-    expand::handler(Kind::Event, options.into(), function.into()).into()
+    expand::handler(Kind::Event, options.into(), &function.into()).into()
 }
 
 /// See `helix_sdk::event_batch`.
 #[proc_macro_attribute]
 pub fn event_batch(options: TokenStream, function: TokenStream) -> TokenStream {
-    expand::handler(Kind::EventBatch, options.into(), function.into()).into()
+    expand::handler(Kind::EventBatch, options.into(), &function.into()).into()
 }

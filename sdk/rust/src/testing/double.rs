@@ -75,6 +75,10 @@ impl TestHost {
     }
 
     /// Runs a part of a handler on one message, for what lies behind a setting or a match.
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "reads as the other two: call(task(…), …)"
+    )]
     pub fn call(self, message: Message, work: impl FnOnce(&Context<'_>) -> Handled) -> Report {
         let (result, host) = self.during(Scope::Single, || match message.kind {
             Kind::Task => work(&Context::task(&message.task)),

@@ -6,6 +6,7 @@
 //! | `retry` | retry; `until`: only while the attempt is below it | `reason`, `code`, `until` |
 //! | `retry-after` | retry, not before `ms` | `ms`, `reason`, `code`, `until` |
 //! | `reject` | reject | `reason`, `code` |
+//! | `huge-reason` | retry with a reason of `bytes` | `bytes` |
 //! | `panic` | panics with `reason` | |
 //! | `loop` | never returns | |
 //! | `spin-ms` | computes for `ms`, then done | `ms` |
@@ -113,6 +114,7 @@ impl Order {
             "retry" => self.fail(context, retry(&self.reason))?,
             "retry-after" => self.fail(context, retry_after(Duration::from_millis(self.ms), &self.reason))?,
             "reject" => self.fail(context, reject(&self.reason))?,
+            "huge-reason" => self.fail(context, retry("x".repeat(self.bytes.unwrap_or(0))))?,
             "panic" => panic!("{}", self.reason),
             "loop" => loop {
                 black_box(());

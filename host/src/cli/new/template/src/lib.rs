@@ -25,21 +25,21 @@ mod tests {
 
     #[test]
     fn greets_by_name() {
-        let report = run::<greet>(task("{{name}}.greet").json(&json!({ "name": "Ada" })));
-        assert_eq!(report.result, Ok(()));
+        let message = task("{{name}}.greet").json(&json!({ "name": "Ada" }));
+        assert_eq!(run::<greet>(message).result, Ok(()));
     }
 
     #[test]
     fn refuses_to_greet_nobody() {
-        let report = run::<greet>(task("{{name}}.greet").json(&json!({ "name": "" })));
-        assert_eq!(
-            report.failure().and_then(Failure::code_str),
-            Some("name.empty")
-        );
-        let report = run::<greet>(task("{{name}}.greet").json(&json!({})));
-        assert_eq!(
-            report.failure().and_then(Failure::code_str),
-            Some("payload.invalid")
-        );
+        let message = task("{{name}}.greet").json(&json!({ "name": "" }));
+        let failure = run::<greet>(message).result.unwrap_err();
+        assert_eq!(failure.code_str(), Some("name.empty"));
+    }
+
+    #[test]
+    fn refuses_what_is_no_greeting() {
+        let message = task("{{name}}.greet").payload("hello");
+        let failure = run::<greet>(message).result.unwrap_err();
+        assert_eq!(failure.code_str(), Some("payload.invalid"));
     }
 }
