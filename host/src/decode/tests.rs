@@ -288,6 +288,20 @@ fn with_the_type_in_a_header_only_an_envelope_that_agrees_is_unwrapped() {
 }
 
 #[test]
+fn the_earliest_deadline_counts() {
+    let mut message = task(
+        &[("deadline", "300")],
+        r#"{"type":"t","payload":1,"deadline":400,"expiration":500}"#,
+    );
+    assert_eq!(ok(&message).deadline_ms, Some(300_000));
+    message.props.expires_ms = Some(200_000);
+    assert_eq!(ok(&message).deadline_ms, Some(200_000));
+    message.headers = [("deadline", "0001-01-01T00:00:00Z")].into_iter().collect();
+    message.props.expires_ms = None;
+    assert_eq!(ok(&message).deadline_ms, Some(400_000));
+}
+
+#[test]
 fn tombstones() {
     let mut message = event(&[("type", "t")], "");
     message.body = None;

@@ -468,6 +468,7 @@ async fn filters_all_have_to_hold() {
         "a",
         "% and _ stand for themselves"
     );
+    assert_eq!(found(text("100% b")).await, "a");
     assert_eq!(found(text("m-a")).await, "a");
     assert_eq!(found(text("topic")).await, "ba");
     assert_eq!(found(text("' OR 1=1 --")).await, "");
