@@ -219,6 +219,14 @@ fn legacy_single_envelope_and_null_payload() {
 }
 
 #[test]
+fn a_string_payload_is_base64_only_in_an_envelope_of_helixagent() {
+    for sign in [r#""delivery_mode":2"#, r#""state":"pending""#] {
+        let e = ok(&event(&[], &format!(r#"{{"type":"t","payload":"aGk=",{sign}}}"#)));
+        assert_eq!(&e.payload[..], br#""aGk=""#);
+    }
+}
+
+#[test]
 fn raw_with_amqp_properties_and_kafka_headers() {
     let mut amqp = task(&[("trace_id", "tr")], "anything");
     amqp.props.message_type = Some("t".into());
