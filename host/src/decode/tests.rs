@@ -219,6 +219,14 @@ fn legacy_single_envelope_and_null_payload() {
 }
 
 #[test]
+fn a_string_payload_is_base64_only_in_an_envelope_of_helixagent() {
+    for sign in [r#""delivery_mode":2"#, r#""state":"pending""#] {
+        let e = ok(&event(&[], &format!(r#"{{"type":"t","payload":"aGk=",{sign}}}"#)));
+        assert_eq!(&e.payload[..], br#""aGk=""#);
+    }
+}
+
+#[test]
 fn raw_with_amqp_properties_and_kafka_headers() {
     let mut amqp = task(&[("trace_id", "tr")], "anything");
     amqp.props.message_type = Some("t".into());
@@ -285,6 +293,20 @@ fn with_the_type_in_a_header_only_an_envelope_that_agrees_is_unwrapped() {
         !unwrapped(&[("type", "push")], r#"{"type":"push","data":1"#),
         "no JSON"
     );
+}
+
+#[test]
+fn the_earliest_deadline_counts() {
+    let mut message = task(
+        &[("deadline", "300")],
+        r#"{"type":"t","payload":1,"deadline":400,"expiration":500}"#,
+    );
+    assert_eq!(ok(&message).deadline_ms, Some(300_000));
+    message.props.expires_ms = Some(200_000);
+    assert_eq!(ok(&message).deadline_ms, Some(200_000));
+    message.headers = [("deadline", "0001-01-01T00:00:00Z")].into_iter().collect();
+    message.props.expires_ms = None;
+    assert_eq!(ok(&message).deadline_ms, Some(400_000));
 }
 
 #[test]

@@ -45,13 +45,17 @@ pub fn delay(attempt: u32, policy: &RetryPolicy, random: f64) -> Duration {
     if policy.delay.is_zero() {
         return Duration::ZERO;
     }
-    // `f64::max` and `min` return the other side when one is NaN.
+    // `f64::max` and `min` return the other side when one is NaN; `clamp` does not.
     let growth = policy
         .multiplier
         .max(1.0)
         .powf(f64::from(attempt.saturating_sub(1)));
     let delay = (policy.delay.as_secs_f64() * growth).min(policy.max_delay.as_secs_f64());
-    let jitter = policy.jitter.max(0.0).min(1.0);
+    let jitter = if policy.jitter.is_nan() {
+        0.0
+    } else {
+        policy.jitter.clamp(0.0, 1.0)
+    };
     let random = if random.is_nan() {
         0.5
     } else {

@@ -7,6 +7,10 @@ use bytes::{Buf, Bytes};
 use crate::model::raw::Properties;
 use crate::model::{Headers, MessageKind, Origin, RawMessage};
 
+#[cfg(test)]
+#[allow(clippy::indexing_slicing, reason = "tests")]
+mod tests;
+
 const VERSION: u8 = 1;
 
 pub(super) fn write(message: &RawMessage) -> Vec<u8> {

@@ -8,6 +8,7 @@ use super::Error;
 /// Primary result code SQLITE_FULL: the disk is full, or the file has its largest size.
 const SQLITE_FULL: u32 = 13;
 
+#[allow(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 pub(super) fn failed(error: sqlx::Error) -> Error {
     let code = match &error {
         sqlx::Error::Database(e) => e.code().and_then(|code| code.parse::<u32>().ok()),

@@ -11,7 +11,7 @@ use sqlx::sqlite::{Sqlite, SqliteConnection, SqliteRow};
 use super::failure::{column, corrupt, failed};
 use super::op::Op;
 use super::{Error, SqliteStore, codec, int, uint};
-use crate::model::DeadLetter;
+use crate::model::{DeadLetter, FailureClass, LetterState};
 use crate::store::{DeadLetters, LetterFilter, LetterPage, Page};
 
 /// Letters in a page whose caller did not say.
@@ -84,8 +84,8 @@ fn matching(query: &mut QueryBuilder<Sqlite>, filter: &LetterFilter) {
     for (column, wanted) in [
         ("route", filter.route.as_deref()),
         ("message_type", filter.message_type.as_deref()),
-        ("class", filter.class.map(|class| class.as_str())),
-        ("state", filter.state.map(|state| state.as_str())),
+        ("class", filter.class.map(FailureClass::as_str)),
+        ("state", filter.state.map(LetterState::as_str)),
     ] {
         if let Some(wanted) = wanted {
             query

@@ -15,15 +15,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use proptest::collection::vec;
-use proptest::option::of;
-use proptest::prelude::*;
 
 use super::*;
 use crate::model::outcome::Failure;
 use crate::model::raw::Properties;
 use crate::model::{
-    Attempt, DeadLetter, FailureClass, Headers, LetterState, MessageKind, Origin, Outcome, RawMessage, UnixMs,
+    Attempt, DeadLetter, FailureClass, LetterState, MessageKind, Origin, Outcome, RawMessage, UnixMs,
 };
 use crate::store::{DeadLetters, LetterFilter, Page, Parked, Retries};
 
@@ -344,7 +341,7 @@ async fn claims_by_many_at_once_hand_out_each_row_once() {
     let (_folder, _path, _clock, store) = fresh().await;
     let rows = (0..200).map(|n| parked(&format!("n{n}"), n, None)).collect();
     store.park(rows).await.unwrap();
-    let claims = join_all((0..30).map(|_| store.claim_due(1_000, LEASE, 7))).await;
+    let claims = join_all((0..30).map(|_| store.claim_due(500, LEASE, 7))).await;
     let all: Vec<String> = claims
         .into_iter()
         .flat_map(Result::unwrap)
@@ -468,6 +465,7 @@ async fn filters_all_have_to_hold() {
         "a",
         "% and _ stand for themselves"
     );
+    assert_eq!(found(text("100% b")).await, "a");
     assert_eq!(found(text("m-a")).await, "a");
     assert_eq!(found(text("topic")).await, "ba");
     assert_eq!(found(text("' OR 1=1 --")).await, "");
@@ -543,8 +541,10 @@ async fn a_full_disk_is_an_error_that_passes() {
     // Neighbours that make room, or need none, get through.
     let (full, done) = tokio::join!(store.park(vec![big(90), big(91)]), store.complete("big0"));
     assert!(matches!(full, Err(Error::Full(_))) && done.is_ok());
+    // Two for one: the new row may need a leaf page of its own.
+    store.complete("big1").await.unwrap();
     store.park(vec![big(99)]).await.unwrap();
-    assert_eq!(store.claim_due(100, LEASE, 99).await.unwrap().len(), kept);
+    assert_eq!(store.claim_due(100, LEASE, 99).await.unwrap().len(), kept - 1);
 }
 
 #[tokio::test]
@@ -608,55 +608,5 @@ async fn only_the_owner_may_read_it() {
             "{}",
             file.display()
         );
-    }
-}
-
-fn text() -> impl Strategy<Value = String> {
-    ".{0,8}"
-}
-
-fn bytes() -> impl Strategy<Value = Bytes> {
-    vec(any::<u8>(), 0..300).prop_map(Bytes::from)
-}
-
-prop_compose! {
-    fn any_message()(
-        (broker, destination, task) in (text(), text(), any::<bool>()),
-        (partition, offset, timestamp_ms, redelivered) in any::<(Option<u32>, Option<u64>, Option<u64>, bool)>(),
-        (body, key) in (of(bytes()), of(bytes())),
-        headers in vec((text(), bytes()), 0..5),
-        (content_type, message_type, message_id) in (of(text()), of(text()), of(text())),
-        (correlation_id, reply_to) in (of(text()), of(text())),
-        (priority, expires_ms) in any::<(Option<u8>, Option<u64>)>(),
-    ) -> RawMessage {
-        let kind = if task { MessageKind::Task } else { MessageKind::Event };
-        RawMessage {
-            origin: Origin { broker: broker.into(), kind, destination: destination.into(), partition, offset },
-            body,
-            key,
-            headers: headers.into_iter().collect::<Headers>(),
-            props: Properties { content_type, message_type, message_id, correlation_id, reply_to, priority, expires_ms },
-            timestamp_ms,
-            redelivered,
-        }
-    }
-}
-
-proptest! {
-    #[test]
-    fn a_message_is_kept_byte_for_byte(message in any_message()) {
-        let blob = codec::write(&message);
-        prop_assert_eq!(codec::read(blob.clone()), Some(message));
-        for cut in 0..blob.len() {
-            prop_assert_eq!(codec::read(blob[..cut].to_vec()), None);
-        }
-    }
-
-    #[test]
-    fn foreign_bytes_are_no_message_and_no_panic(mut blob in vec(any::<u8>(), 0..80)) {
-        if let Some(first) = blob.first_mut() {
-            *first = 1;
-        }
-        let _ = codec::read(blob);
     }
 }
