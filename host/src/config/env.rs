@@ -72,8 +72,8 @@ fn lookup<'a>(env: &'a Env, names: &[&'static str]) -> Option<(&'static str, &'a
     let mut set = names.iter().filter_map(|name| {
         let text = env.get(*name)?.trim();
         // Kubernetes puts `RABBITMQ_PORT=tcp://10.0.0.1:5672` into every pod when a service is named rabbitmq.
-        (!text.is_empty() && !(name.ends_with("_PORT") && text.starts_with("tcp://")))
-            .then_some((*name, text))
+        let injected = name.ends_with("_PORT") && text.starts_with("tcp://");
+        (!text.is_empty() && !injected).then_some((*name, text))
     });
     let (name, text) = set.next()?;
     Some((name, text, set.map(|(name, _)| name).collect()))

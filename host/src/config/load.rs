@@ -78,6 +78,7 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
 }
 
 /// File, environment, flags; then all checks. Errors hold every fault that was found.
+#[expect(clippy::needless_pass_by_value, reason = "callers build one for each load")]
 pub fn load(request: LoadRequest) -> Result<Loaded, Faults> {
     let (path, text) = find(&request)?;
     let name = display(&path, &request.cwd);

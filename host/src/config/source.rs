@@ -242,9 +242,9 @@ pub(super) fn quoted(text: &str) -> String {
             break;
         }
         if c.is_control() {
-            out.extend(c.escape_default())
+            out.extend(c.escape_default());
         } else {
-            out.push(c)
+            out.push(c);
         }
     }
     out.push('`');

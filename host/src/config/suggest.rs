@@ -33,7 +33,7 @@ pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
         .into_iter()
         .map(|name| (distance(&folded, &name.to_lowercase().replace('-', "_")), name))
         .filter(|(d, _)| *d <= limit)
-        .min_by(|x, y| x.cmp(y))
+        .min()
         .map(|(_, name)| name)
 }
 

@@ -79,7 +79,7 @@ impl fmt::Display for Span {
         for (name, scale) in UNITS.iter().rev() {
             let scale = u128::from(*scale);
             // `24h` reads better than `1d`, `90s` than `1m30s`.
-            if ms % scale == 0 && (*name != "d" || ms > scale) {
+            if ms.is_multiple_of(scale) && (*name != "d" || ms > scale) {
                 return write!(f, "{}{name}", ms / scale);
             }
         }
@@ -164,7 +164,10 @@ macro_rules! textual {
 }
 
 textual!(Span, json_schema!({"type": "string", "format": "duration"}));
-textual!(Size, json_schema!({"type": "string", "format": "size"}));
+textual!(
+    Size,
+    json_schema!({"type": ["string", "integer"], "format": "size"})
+);
 
 #[cfg(test)]
 mod tests {

@@ -48,6 +48,10 @@ impl<'a> Walker<'a> {
             as_string(node);
         }
         match (&mut node.value, wanted.as_slice()) {
+            (Value::Integer(n), _) if schema.text("format") == Some("size") && *n >= 0 => {
+                node.value = Value::String(format!("{n}B"));
+                self.string(node, schema, path)
+            }
             (Value::Table(_), w) if w.contains(&"object") => self.table(node, schema, path),
             (Value::Array(_), w) if w.contains(&"array") => self.array(node, schema, path),
             (Value::String(_), w) if w.contains(&"string") => self.string(node, schema, path),
@@ -60,10 +64,6 @@ impl<'a> Walker<'a> {
                 self.range(node, n, schema, path)
             }
             (Value::Boolean(_), w) if w.contains(&"boolean") => true,
-            (Value::Integer(n), _) if schema.text("format") == Some("size") && *n >= 0 => {
-                node.value = Value::String(format!("{n}B"));
-                self.string(node, schema, path)
-            }
             _ => self.wrong_type(node, schema, &wanted, path),
         }
     }

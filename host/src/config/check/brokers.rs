@@ -173,7 +173,7 @@ impl Check<'_> {
             let value = if is_reference(value) {
                 self.reference(value, &path)
             } else {
-                if is_secret_name(key) && !self.from_env(&path) {
+                if is_secret_name(key) && !self.is_from_env(&path) {
                     self.fault(
                         error::CONFIG_SECRET,
                         &path,

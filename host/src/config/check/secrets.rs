@@ -59,7 +59,7 @@ impl Check<'_> {
     }
 
     /// True when the value at `path` came from the environment, where plain secrets are allowed.
-    pub(super) fn from_env(&self, path: &[&str]) -> bool {
+    pub(super) fn is_from_env(&self, path: &[&str]) -> bool {
         matches!(self.place(path), Place::Env(_))
     }
 }

@@ -50,6 +50,18 @@ fn all_faults_at_once_in_the_order_of_the_file() {
 }
 
 #[test]
+fn every_unknown_key_of_one_table_is_named() {
+    let found = faults("[host]\nlistn = 1\nfoo = 2\ndrian = \"1s\"\n", &[]);
+    let keys: Vec<(usize, String)> = found
+        .0
+        .iter()
+        .filter_map(|f| Some((f.place.line()?, f.message.clone())))
+        .collect();
+    let wanted = ["listn", "foo", "drian"].map(|key| format!("unknown key `{key}` in `host`"));
+    assert_eq!(keys, (2..5).zip(wanted).collect::<Vec<_>>());
+}
+
+#[test]
 fn json_has_the_same_facts() {
     let json = faults("[host]\nlistn = 1\n", &[]).to_json();
     let fault = &json["faults"][0];

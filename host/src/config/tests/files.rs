@@ -139,10 +139,19 @@ fn routes_and_plugins_get_their_defaults() {
     assert_eq!(route.declared_at, "config/helix.toml:1");
     let plugin = &loaded.settings.plugins["p"];
     assert_eq!(plugin.instances, 7);
+    assert_eq!(wasm_bytes_of("2000"), 2000);
+    assert_eq!(wasm_bytes_of("\"2kB\""), 2000);
     assert!(plugin.publish.is_empty() && plugin.fetch.is_empty());
     assert!(plugin.file.ends_with("plugins/p.wasm"));
     assert_eq!(plugin.declared_at, "config/helix.toml:9");
     assert_eq!(loaded.settings.plugins["q"].declared_at, "config/helix.toml:8");
+}
+
+fn wasm_bytes_of(wasm_size: &str) -> u64 {
+    loaded(&format!("[limits]\nwasm_size = {wasm_size}\n"), &[], &[])
+        .settings
+        .limits
+        .wasm_bytes
 }
 
 #[test]
