@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::broker::Token;
+
 /// Finished deliveries that make a flush worth its frame at once; measured best with prefetch 250.
 pub const BATCH: usize = 62;
 /// The longest a finished delivery waits for company.
@@ -30,6 +32,9 @@ enum State {
 /// What is outstanding on one channel; never more entries than the prefetch window.
 #[derive(Debug)]
 pub struct Coalescer {
+    epoch: u64,
+    lane: u32,
+    open: bool,
     window: usize,
     outstanding: BTreeMap<u64, State>,
     /// Finished since the last flush, and when the first of them was.
@@ -40,9 +45,12 @@ pub struct Coalescer {
 }
 
 impl Coalescer {
-    /// `window` is the prefetch of the channel.
-    pub fn new(window: usize) -> Self {
+    /// `epoch` and `lane` name the channel; tokens of any other are stale. `window` is its prefetch.
+    pub fn new(epoch: u64, lane: u32, window: usize) -> Self {
         Self {
+            epoch,
+            lane,
+            open: true,
             window,
             outstanding: BTreeMap::new(),
             fresh: 0,
@@ -52,36 +60,52 @@ impl Coalescer {
         }
     }
 
-    pub fn delivered(&mut self, tag: u64) {
-        self.outstanding.insert(tag, State::Running);
-    }
-
-    /// False: not outstanding here, or finished before; nothing will be sent for it.
-    pub fn finish(&mut self, tag: u64, now: Instant) -> bool {
-        match self.outstanding.get_mut(&tag) {
-            Some(state @ State::Running) => {
-                *state = State::Finished(now);
-                self.fresh += 1;
-                self.fresh_since.get_or_insert(now);
-                self.finished += 1;
-                true
-            }
-            _ => false,
+    pub fn delivered(&mut self, tag: u64) -> Token {
+        if self.open {
+            self.outstanding.insert(tag, State::Running);
+        }
+        Token {
+            epoch: self.epoch,
+            lane: self.lane,
+            position: tag,
         }
     }
 
-    /// Back to the broker. False: not outstanding here, or finished before.
-    pub fn release(&mut self, tag: u64) -> bool {
-        if self.outstanding.get(&tag) != Some(&State::Running) {
+    /// Delivered on this channel, which is still open, and not settled yet.
+    pub fn is_running(&self, token: Token) -> bool {
+        token.epoch == self.epoch
+            && token.lane == self.lane
+            && self.outstanding.get(&token.position) == Some(&State::Running)
+    }
+
+    /// False: stale or settled before; nothing will be sent for it.
+    pub fn finish(&mut self, token: Token, now: Instant) -> bool {
+        if !self.is_running(token) {
             return false;
         }
-        self.outstanding.remove(&tag);
-        self.requeue.push(tag);
+        self.outstanding.insert(token.position, State::Finished(now));
+        self.fresh += 1;
+        self.fresh_since.get_or_insert(now);
+        self.finished += 1;
         true
     }
 
-    pub fn is_outstanding(&self, tag: u64) -> bool {
-        self.outstanding.contains_key(&tag)
+    /// Back to the broker. False: stale or settled before.
+    pub fn release(&mut self, token: Token) -> bool {
+        if !self.is_running(token) {
+            return false;
+        }
+        self.outstanding.remove(&token.position);
+        self.requeue.push(token.position);
+        true
+    }
+
+    /// The channel is gone: every token of it is stale from now on, and nothing is left to send.
+    pub fn close(&mut self) {
+        *self = Self {
+            open: false,
+            ..Self::new(self.epoch, self.lane, self.window)
+        };
     }
 
     /// True when the next flush shall not wait for [`LINGER`].

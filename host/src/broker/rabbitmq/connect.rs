@@ -225,6 +225,10 @@ impl Keeper {
                 }
                 Err(failure) => failure,
             };
+            // Our own closing looks like a loss, too.
+            if self.stop.is_cancelled() {
+                return;
+            }
             if self.board.complain(&failure.text, Instant::now()) {
                 tracing::warn!(code = %failure.code(), connection = self.role, "{}", failure.text);
             }
