@@ -25,6 +25,8 @@ pub enum Frame {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
+    /// Delivered; nobody works on it yet.
+    Waiting,
     Running,
     Finished(Instant),
 }
@@ -40,6 +42,7 @@ pub struct Coalescer {
     /// Finished since the last flush, and when the first of them was.
     fresh: usize,
     fresh_since: Option<Instant>,
+    waiting: usize,
     finished: usize,
     requeue: Vec<u64>,
 }
@@ -55,6 +58,7 @@ impl Coalescer {
             outstanding: BTreeMap::new(),
             fresh: 0,
             fresh_since: None,
+            waiting: 0,
             finished: 0,
             requeue: Vec::new(),
         }
@@ -62,7 +66,8 @@ impl Coalescer {
 
     pub fn delivered(&mut self, tag: u64) -> Token {
         if self.open {
-            self.outstanding.insert(tag, State::Running);
+            self.outstanding.insert(tag, State::Waiting);
+            self.waiting += 1;
         }
         Token {
             epoch: self.epoch,
@@ -71,33 +76,48 @@ impl Coalescer {
         }
     }
 
-    /// Delivered on this channel, which is still open, and not settled yet.
-    pub fn is_running(&self, token: Token) -> bool {
-        token.epoch == self.epoch
-            && token.lane == self.lane
-            && self.outstanding.get(&token.position) == Some(&State::Running)
+    /// What is known of it: none when it is stale or settled before.
+    fn unsettled(&self, token: Token) -> Option<State> {
+        let ours = token.epoch == self.epoch && token.lane == self.lane;
+        let state = self.outstanding.get(&token.position).copied();
+        state.filter(|state| ours && !matches!(state, State::Finished(_)))
+    }
+
+    fn take(&mut self, token: Token) -> bool {
+        let state = self.unsettled(token);
+        self.waiting -= usize::from(state == Some(State::Waiting));
+        state.is_some()
+    }
+
+    /// Somebody starts to work on it. False: stale or settled before.
+    pub fn begin(&mut self, token: Token) -> bool {
+        let ours = self.take(token);
+        if ours {
+            self.outstanding.insert(token.position, State::Running);
+        }
+        ours
     }
 
     /// False: stale or settled before; nothing will be sent for it.
     pub fn finish(&mut self, token: Token, now: Instant) -> bool {
-        if !self.is_running(token) {
-            return false;
+        let ours = self.take(token);
+        if ours {
+            self.outstanding.insert(token.position, State::Finished(now));
+            self.fresh += 1;
+            self.fresh_since.get_or_insert(now);
+            self.finished += 1;
         }
-        self.outstanding.insert(token.position, State::Finished(now));
-        self.fresh += 1;
-        self.fresh_since.get_or_insert(now);
-        self.finished += 1;
-        true
+        ours
     }
 
     /// Back to the broker. False: stale or settled before.
     pub fn release(&mut self, token: Token) -> bool {
-        if !self.is_running(token) {
-            return false;
+        let ours = self.take(token);
+        if ours {
+            self.outstanding.remove(&token.position);
+            self.requeue.push(token.position);
         }
-        self.outstanding.remove(&token.position);
-        self.requeue.push(token.position);
-        true
+        ours
     }
 
     /// The channel is gone: every token of it is stale from now on, and nothing is left to send.
@@ -128,7 +148,7 @@ impl Coalescer {
         }
         let finished = self.outstanding.values().filter_map(|state| match state {
             State::Finished(at) => Some(*at),
-            State::Running => None,
+            State::Waiting | State::Running => None,
         });
         finished.min().map(|at| at + STRAGGLER)
     }
@@ -139,7 +159,7 @@ impl Coalescer {
         let mut frames: Vec<_> = self.requeue.drain(..).map(Frame::Requeue).collect();
         let mut last = None;
         while let Some(entry) = self.outstanding.first_entry() {
-            if matches!(entry.get(), State::Running) {
+            if !matches!(entry.get(), State::Finished(_)) {
                 break;
             }
             last = Some(*entry.key());
@@ -147,8 +167,9 @@ impl Coalescer {
             self.finished -= 1;
         }
         frames.extend(last.map(Frame::Prefix));
-        // A prefix held up by one slow message would starve the window; then frames are cheaper than waiting.
-        let all = all || self.finished * 2 > self.window;
+        // With the prefetch nearly used up and less in stock than is held back, frames are cheaper than idle handlers.
+        let starving = self.outstanding.len() * 4 >= self.window * 3 && self.finished > self.waiting;
+        let all = all || starving;
         if self.finished > 0 {
             let ripe: Vec<u64> = self
                 .outstanding

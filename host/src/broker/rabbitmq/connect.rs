@@ -258,7 +258,6 @@ impl Keeper {
         };
         let mut cause = None;
         self.set(State::Up(up(None)));
-        self.board.healed();
         tracing::info!(connection = self.role, "connected to {}", self.target.label());
         loop {
             let event = tokio::time::timeout(LOOK, events.next()).await;

@@ -113,7 +113,7 @@ impl ChannelAcks {
 
 impl Settle for ChannelAcks {
     fn begin(&self, token: Token) -> bool {
-        self.channel.status().connected() && lock(&self.core).is_running(token)
+        self.channel.status().connected() && lock(&self.core).begin(token)
     }
 
     fn ack(&self, token: Token) {
