@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::broker::Token;
+
 /// Finished deliveries that make a flush worth its frame at once; measured best with prefetch 250.
 pub const BATCH: usize = 62;
 /// The longest a finished delivery waits for company.
@@ -23,6 +25,8 @@ pub enum Frame {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
+    /// Delivered; nobody works on it yet.
+    Waiting,
     Running,
     Finished(Instant),
 }
@@ -30,58 +34,98 @@ enum State {
 /// What is outstanding on one channel; never more entries than the prefetch window.
 #[derive(Debug)]
 pub struct Coalescer {
+    epoch: u64,
+    lane: u32,
+    open: bool,
     window: usize,
     outstanding: BTreeMap<u64, State>,
     /// Finished since the last flush, and when the first of them was.
     fresh: usize,
     fresh_since: Option<Instant>,
+    waiting: usize,
     finished: usize,
     requeue: Vec<u64>,
 }
 
 impl Coalescer {
-    /// `window` is the prefetch of the channel.
-    pub fn new(window: usize) -> Self {
+    /// `epoch` and `lane` name the channel; tokens of any other are stale. `window` is its prefetch.
+    pub fn new(epoch: u64, lane: u32, window: usize) -> Self {
         Self {
+            epoch,
+            lane,
+            open: true,
             window,
             outstanding: BTreeMap::new(),
             fresh: 0,
             fresh_since: None,
+            waiting: 0,
             finished: 0,
             requeue: Vec::new(),
         }
     }
 
-    pub fn delivered(&mut self, tag: u64) {
-        self.outstanding.insert(tag, State::Running);
-    }
-
-    /// False: not outstanding here, or finished before; nothing will be sent for it.
-    pub fn finish(&mut self, tag: u64, now: Instant) -> bool {
-        match self.outstanding.get_mut(&tag) {
-            Some(state @ State::Running) => {
-                *state = State::Finished(now);
-                self.fresh += 1;
-                self.fresh_since.get_or_insert(now);
-                self.finished += 1;
-                true
-            }
-            _ => false,
+    pub fn delivered(&mut self, tag: u64) -> Token {
+        if self.open {
+            self.outstanding.insert(tag, State::Waiting);
+            self.waiting += 1;
+        }
+        Token {
+            epoch: self.epoch,
+            lane: self.lane,
+            position: tag,
         }
     }
 
-    /// Back to the broker. False: not outstanding here, or finished before.
-    pub fn release(&mut self, tag: u64) -> bool {
-        if self.outstanding.get(&tag) != Some(&State::Running) {
-            return false;
-        }
-        self.outstanding.remove(&tag);
-        self.requeue.push(tag);
-        true
+    /// What is known of it: none when it is stale or settled before.
+    fn unsettled(&self, token: Token) -> Option<State> {
+        let ours = token.epoch == self.epoch && token.lane == self.lane;
+        let state = self.outstanding.get(&token.position).copied();
+        state.filter(|state| ours && !matches!(state, State::Finished(_)))
     }
 
-    pub fn is_outstanding(&self, tag: u64) -> bool {
-        self.outstanding.contains_key(&tag)
+    fn take(&mut self, token: Token) -> bool {
+        let state = self.unsettled(token);
+        self.waiting -= usize::from(state == Some(State::Waiting));
+        state.is_some()
+    }
+
+    /// Somebody starts to work on it. False: stale or settled before.
+    pub fn begin(&mut self, token: Token) -> bool {
+        let ours = self.take(token);
+        if ours {
+            self.outstanding.insert(token.position, State::Running);
+        }
+        ours
+    }
+
+    /// False: stale or settled before; nothing will be sent for it.
+    pub fn finish(&mut self, token: Token, now: Instant) -> bool {
+        let ours = self.take(token);
+        if ours {
+            self.outstanding.insert(token.position, State::Finished(now));
+            self.fresh += 1;
+            self.fresh_since.get_or_insert(now);
+            self.finished += 1;
+        }
+        ours
+    }
+
+    /// Back to the broker. False: stale or settled before.
+    pub fn release(&mut self, token: Token) -> bool {
+        let ours = self.take(token);
+        if ours {
+            self.outstanding.remove(&token.position);
+            self.requeue.push(token.position);
+        }
+        ours
+    }
+
+    /// The channel is gone: every token of it is stale from now on, and nothing is left to send.
+    pub fn close(&mut self) {
+        *self = Self {
+            open: false,
+            ..Self::new(self.epoch, self.lane, self.window)
+        };
     }
 
     /// True when the next flush shall not wait for [`LINGER`].
@@ -104,7 +148,7 @@ impl Coalescer {
         }
         let finished = self.outstanding.values().filter_map(|state| match state {
             State::Finished(at) => Some(*at),
-            State::Running => None,
+            State::Waiting | State::Running => None,
         });
         finished.min().map(|at| at + STRAGGLER)
     }
@@ -115,7 +159,7 @@ impl Coalescer {
         let mut frames: Vec<_> = self.requeue.drain(..).map(Frame::Requeue).collect();
         let mut last = None;
         while let Some(entry) = self.outstanding.first_entry() {
-            if matches!(entry.get(), State::Running) {
+            if !matches!(entry.get(), State::Finished(_)) {
                 break;
             }
             last = Some(*entry.key());
@@ -123,8 +167,9 @@ impl Coalescer {
             self.finished -= 1;
         }
         frames.extend(last.map(Frame::Prefix));
-        // A prefix held up by one slow message would starve the window; then frames are cheaper than waiting.
-        let all = all || self.finished * 2 > self.window;
+        // With the prefetch nearly used up and less in stock than is held back, frames are cheaper than idle handlers.
+        let starving = self.outstanding.len() * 4 >= self.window * 3 && self.finished > self.waiting;
+        let all = all || starving;
         if self.finished > 0 {
             let ripe: Vec<u64> = self
                 .outstanding

@@ -225,6 +225,10 @@ impl Keeper {
                 }
                 Err(failure) => failure,
             };
+            // Our own closing looks like a loss, too.
+            if self.stop.is_cancelled() {
+                return;
+            }
             if self.board.complain(&failure.text, Instant::now()) {
                 tracing::warn!(code = %failure.code(), connection = self.role, "{}", failure.text);
             }
@@ -254,7 +258,6 @@ impl Keeper {
         };
         let mut cause = None;
         self.set(State::Up(up(None)));
-        self.board.healed();
         tracing::info!(connection = self.role, "connected to {}", self.target.label());
         loop {
             let event = tokio::time::timeout(LOOK, events.next()).await;

@@ -50,12 +50,15 @@ pub enum LinkHealth {
     Down(Failure),
 }
 
+/// Queue, and what keeps it from being consumed.
+type Trouble = (Arc<str>, Option<Arc<str>>);
+
 /// Shared by the links and sources of one broker.
 #[derive(Debug, Default)]
 pub struct Board {
     said: Mutex<Vec<(Arc<str>, Instant)>>,
-    /// By source: queue, and what keeps it from consuming.
-    sources: Mutex<BTreeMap<u64, (Arc<str>, Option<Arc<str>>)>>,
+    /// By the number of the source.
+    sources: Mutex<BTreeMap<u64, Trouble>>,
     next: AtomicU64,
     stale: AtomicU64,
 }
@@ -75,11 +78,6 @@ impl Board {
         }
         said.push((Arc::clone(text), now));
         true
-    }
-
-    /// What has healed may be complained about again at once.
-    pub fn healed(&self) {
-        lock(&self.said).clear();
     }
 
     pub fn source(&self, number: u64, queue: &Arc<str>, trouble: Option<Arc<str>>) {

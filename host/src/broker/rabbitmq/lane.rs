@@ -246,10 +246,10 @@ impl Lane {
                     item.outcome = Some(Ok(Confirmed {
                         partition: None,
                         offset: None,
-                    }))
+                    }));
                 }
                 Fate::Unroutable => {
-                    item.outcome = Some(Err(PublishError::UnknownTarget(item.queue.to_string())))
+                    item.outcome = Some(Err(PublishError::UnknownTarget(item.queue.to_string())));
                 }
                 Fate::Refused => {
                     self.trouble =

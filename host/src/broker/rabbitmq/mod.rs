@@ -122,7 +122,7 @@ impl Broker for RabbitMq {
         let (link, board) = (Arc::clone(&self.consume), Arc::clone(&self.board));
         Ok(Box::new(QueueSource::start(
             Arc::clone(&self.name),
-            subscription,
+            &subscription,
             link,
             board,
         )))

@@ -16,8 +16,6 @@ use crate::broker::{Settle, Token};
 
 /// Lives as long as its channel; a token of another channel, or of this one after its end, is stale.
 pub struct ChannelAcks {
-    epoch: u64,
-    lane: u32,
     channel: Channel,
     core: Mutex<Coalescer>,
     wake: Notify,
@@ -30,11 +28,10 @@ pub struct ChannelAcks {
 impl ChannelAcks {
     /// `epoch` is given out once per channel, so it grows with every connection, too.
     pub fn new(epoch: u64, channel: Channel, window: usize, board: Arc<Board>) -> Arc<Self> {
+        let core = Coalescer::new(epoch, u32::from(channel.id()), window);
         Arc::new(Self {
-            epoch,
-            lane: u32::from(channel.id()),
             channel,
-            core: Mutex::new(Coalescer::new(window)),
+            core: Mutex::new(core),
             wake: Notify::new(),
             sending: tokio::sync::Mutex::new(()),
             closed: CancellationToken::new(),
@@ -43,24 +40,13 @@ impl ChannelAcks {
     }
 
     pub fn delivered(&self, tag: u64) -> Token {
-        lock(&self.core).delivered(tag);
-        Token {
-            epoch: self.epoch,
-            lane: self.lane,
-            position: tag,
-        }
+        lock(&self.core).delivered(tag)
     }
 
     /// From now on everything is stale.
     pub fn close(&self) {
+        lock(&self.core).close();
         self.closed.cancel();
-    }
-
-    fn is_live(&self, token: Token) -> bool {
-        token.epoch == self.epoch
-            && token.lane == self.lane
-            && !self.closed.is_cancelled()
-            && self.channel.status().connected()
     }
 
     /// Sends frames when they are due, until the channel is closed.
@@ -127,25 +113,24 @@ impl ChannelAcks {
 
 impl Settle for ChannelAcks {
     fn begin(&self, token: Token) -> bool {
-        self.is_live(token) && lock(&self.core).is_outstanding(token.position)
+        self.channel.status().connected() && lock(&self.core).begin(token)
     }
 
     fn ack(&self, token: Token) {
-        if !self.is_live(token) {
-            self.board.stale_ack();
-            return;
-        }
-        let wake = {
+        let (taken, urgent) = {
             let mut core = lock(&self.core);
-            core.finish(token.position, Instant::now()) && core.is_urgent()
+            (core.finish(token, Instant::now()), core.is_urgent())
         };
-        if wake {
+        if !taken {
+            self.board.stale_ack();
+        } else if urgent {
             self.wake.notify_one();
         }
     }
 
     fn release(&self, token: Token) {
-        if self.is_live(token) && lock(&self.core).release(token.position) {
+        let taken = lock(&self.core).release(token);
+        if taken {
             self.wake.notify_one();
         }
     }

@@ -26,7 +26,7 @@ pub struct QueueSource {
 }
 
 impl QueueSource {
-    pub fn start(broker: Arc<str>, subscription: Subscription, link: Arc<Link>, board: Arc<Board>) -> Self {
+    pub fn start(broker: Arc<str>, subscription: &Subscription, link: Arc<Link>, board: Arc<Board>) -> Self {
         let (deliveries, incoming) = mpsc::unbounded_channel();
         let pause = CancellationToken::new();
         let leave = CancellationToken::new();

@@ -12,10 +12,30 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn token(position: u64) -> Token {
+    Token {
+        epoch: 7,
+        lane: 1,
+        position,
+    }
+}
+
 fn delivered(window: usize, tags: std::ops::RangeInclusive<u64>) -> Coalescer {
-    let mut core = Coalescer::new(window);
-    tags.for_each(|tag| core.delivered(tag));
+    let mut core = Coalescer::new(7, 1, window);
+    tags.for_each(|tag| assert_eq!(core.delivered(tag), token(tag)));
     core
+}
+
+#[test]
+fn after_the_end_of_the_channel_everything_is_stale() {
+    let now = Instant::now();
+    let mut core = delivered(10, 1..=3);
+    assert!(core.begin(token(1)) && core.finish(token(1), now) && core.release(token(2)));
+    core.close();
+    assert!(!core.begin(token(3)) && !core.finish(token(3), now) && !core.release(token(3)));
+    let late = core.delivered(4);
+    assert!(!core.finish(late, now));
+    assert_eq!((core.flush(now, true), core.due()), (vec![], None));
 }
 
 #[test]
@@ -23,7 +43,7 @@ fn a_finished_prefix_is_one_frame() {
     let now = Instant::now();
     let mut core = delivered(100, 1..=10);
     for tag in [3, 1, 2, 5] {
-        assert!(core.finish(tag, now));
+        assert!(core.finish(token(tag), now));
     }
     assert_eq!(core.flush(now, false), [Frame::Prefix(3)]);
     assert_eq!(core.due(), Some(now + STRAGGLER));
@@ -33,13 +53,13 @@ fn a_finished_prefix_is_one_frame() {
 fn a_straggler_is_acknowledged_alone_after_its_time() {
     let now = Instant::now();
     let mut core = delivered(100, 1..=3);
-    core.finish(2, now);
+    core.finish(token(2), now);
     assert_eq!(core.due(), Some(now + LINGER));
     assert_eq!(core.flush(now + LINGER, false), []);
     assert_eq!(core.due(), Some(now + STRAGGLER));
     assert_eq!(core.flush(now + STRAGGLER, false), [Frame::Single(2)]);
     assert_eq!(core.due(), None);
-    core.finish(1, now + STRAGGLER);
+    core.finish(token(1), now + STRAGGLER);
     assert_eq!(core.flush(now + STRAGGLER, false), [Frame::Prefix(1)]);
 }
 
@@ -47,8 +67,11 @@ fn a_straggler_is_acknowledged_alone_after_its_time() {
 fn one_slow_message_does_not_starve_the_window() {
     let now = Instant::now();
     let mut core = delivered(10, 1..=10);
-    (2..=7).for_each(|tag| {
-        core.finish(tag, now);
+    (1..=5).for_each(|tag| assert!(core.begin(token(tag))));
+    (2..=5).for_each(|tag| assert!(core.finish(token(tag), now)));
+    assert_eq!(core.flush(now, false), [], "5 of 10 still wait for a handler");
+    (6..=7).for_each(|tag| {
+        core.finish(token(tag), now);
     });
     assert_eq!(
         core.flush(now, false),
@@ -60,9 +83,9 @@ fn one_slow_message_does_not_starve_the_window() {
 fn a_release_goes_out_at_once_and_once() {
     let now = Instant::now();
     let mut core = delivered(10, 1..=2);
-    assert!(core.release(1));
-    assert!(!core.release(1));
-    assert!(!core.finish(1, now));
+    assert!(core.release(token(1)));
+    assert!(!core.release(token(1)));
+    assert!(!core.finish(token(1), now));
     assert!(core.is_full());
     assert_eq!(core.flush(now, false), [Frame::Requeue(1)]);
 }
@@ -71,16 +94,16 @@ fn a_release_goes_out_at_once_and_once() {
 fn the_first_finished_sets_the_time_and_the_rest_does_not_move_it() {
     let now = Instant::now();
     let mut core = delivered(250, 1..=250);
-    core.finish(1, now);
+    core.finish(token(1), now);
     assert!(core.is_urgent());
-    core.finish(2, now + Duration::from_millis(4));
+    core.finish(token(2), now + Duration::from_millis(4));
     assert!(!core.is_urgent());
     assert_eq!(core.due(), Some(now + LINGER));
     (3..62).for_each(|tag| {
-        core.finish(tag, now);
+        core.finish(token(tag), now);
     });
     assert!(!core.is_full());
-    core.finish(62, now);
+    core.finish(token(62), now);
     assert!(core.is_full());
 }
 
@@ -114,14 +137,15 @@ impl Broker {
 }
 
 proptest! {
-    /// No unfinished tag is ever acknowledged, nothing is settled twice, and everything settled reaches the broker.
+    /// No unfinished tag is ever acknowledged, stale tokens do nothing, nothing is settled twice, and everything settled
+    /// reaches the broker.
     #[test]
     fn settles_exactly_what_was_settled(
         window in 1..20_usize,
-        steps in prop::collection::vec((0..6_u8, 0..400_u64, 0..120_u64), 1..400),
+        steps in prop::collection::vec((0..7_u8, 0..400_u64, 0..120_u64), 1..400),
     ) {
         let mut now = Instant::now();
-        let (mut core, mut broker) = (Coalescer::new(window), Broker::default());
+        let (mut core, mut broker) = (Coalescer::new(7, 1, window), Broker::default());
         let (mut next, mut running) = (1, Vec::new());
         let (mut finished, mut released) = (BTreeSet::new(), BTreeSet::new());
         for (step, pick, wait) in steps {
@@ -134,14 +158,21 @@ proptest! {
                 }
                 2 | 3 if !running.is_empty() => {
                     let tag = running.swap_remove(usize::try_from(pick).unwrap() % running.len());
-                    prop_assert!(core.finish(tag, now));
-                    prop_assert!(!core.finish(tag, now));
+                    prop_assert!(core.finish(token(tag), now));
+                    prop_assert!(!core.finish(token(tag), now));
                     finished.insert(tag);
                 }
                 4 if pick % 5 == 0 && !running.is_empty() => {
                     let tag = running.swap_remove(usize::try_from(pick).unwrap() % running.len());
-                    prop_assert!(core.release(tag));
+                    prop_assert!(core.release(token(tag)));
                     released.insert(tag);
+                }
+                5 => {
+                    // A receipt of an earlier connection, or of another channel of this one.
+                    let stale = Token { position: pick % next, ..token(0) };
+                    for stale in [Token { epoch: 6, ..stale }, Token { lane: 2, ..stale }] {
+                        prop_assert!(!core.begin(stale) && !core.finish(stale, now) && !core.release(stale));
+                    }
                 }
                 _ => {
                     now += Duration::from_millis(wait);

@@ -11,7 +11,7 @@ use std::io::Write;
 use super::*;
 
 fn refusal(tls: &Tls) -> String {
-    connector(tls).err().expect("refused")
+    connector(tls).expect_err("refused")
 }
 
 #[test]
