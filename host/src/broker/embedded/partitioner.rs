@@ -51,6 +51,15 @@ mod tests {
         }
     }
 
+    /// The sign bit is cut off, not the sign: (hash & 0x7fffffff) % 7, by hand from the values above.
+    #[test]
+    fn negative_hashes_go_where_java_puts_them() {
+        assert_eq!(
+            ["21", "foobar", "abc"].map(|key| partition_of(key.as_bytes(), 7)),
+            [3, 0, 4]
+        );
+    }
+
     #[test]
     fn every_partition_is_in_range() {
         for n in 0..1_000u32 {

@@ -69,6 +69,12 @@ impl Topology for EmbeddedTopology {
                 "{why}; the embedded broker has at most {MOST_PARTITIONS}"
             )));
         }
+        let queues = self.0.catalog().queues.len();
+        if want.kind == MessageKind::Task && queues >= usize::from(ready::MAX_QUEUE) {
+            return Err(Error::Unsupported(format!(
+                "the embedded broker has at most {queues} queues"
+            )));
+        }
         let (reply, answer) = oneshot::channel();
         self.0.ask(Control::Create(want.clone(), reply), answer).await
     }

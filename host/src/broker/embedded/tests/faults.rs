@@ -130,3 +130,35 @@ async fn a_damaged_row_does_not_stand_in_the_way() {
         ("m00000".into(), "m00002".into())
     );
 }
+
+#[tokio::test]
+async fn acknowledgements_in_a_refused_batch_are_not_forgotten() {
+    let rig = Rig::new();
+    let broker = rig.with_queue(0).await;
+    publish(&broker, vec![task("acked")]).await;
+    let mut source = tasks_of(&broker, 1).await;
+    let got = recv_exactly(&mut source, 1).await;
+    sql_on_writer(&broker, "PRAGMA max_page_count = 1").await;
+    // Keeps the writer busy until both are in the inbox, so that they share a batch.
+    let busy = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000)
+                SELECT count(*) FROM n";
+    let (reply, _answer) = oneshot::channel();
+    assert!(
+        broker
+            .core
+            .inbox
+            .control(Control::Sql(busy.into(), reply))
+            .is_ok()
+    );
+    ack_all(got);
+    let big = Outgoing {
+        payload: vec![7; 400_000].into(),
+        ..task("big")
+    };
+    assert!(matches!(
+        publish_one(&broker, big).await,
+        Err(PublishError::Full(_))
+    ));
+    sql_on_writer(&broker, "PRAGMA max_page_count = 1000000").await;
+    until("the acknowledgement is committed", || rows(&broker) == 0).await;
+}

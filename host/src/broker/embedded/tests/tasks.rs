@@ -316,3 +316,15 @@ async fn large_tasks_are_handed_out_in_bounded_reads() {
     }
     assert_eq!(seen, ids(0..5));
 }
+
+#[tokio::test]
+async fn a_release_wakes_another_source() {
+    let rig = Rig::new();
+    let broker = rig.with_queue(0).await;
+    publish(&broker, vec![task("one")]).await;
+    let (mut one, mut two) = (tasks_of(&broker, 1).await, tasks_of(&broker, 1).await);
+    let held = recv_exactly(&mut one, 1).await;
+    assert_nothing(&mut two, &broker).await;
+    let (got, ()) = tokio::join!(recv(&mut two, 1), async { drop(held) });
+    assert_eq!(names(&got), ["one"]);
+}
