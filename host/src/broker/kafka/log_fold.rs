@@ -199,6 +199,10 @@ impl Link {
     }
 
     pub fn failed(&self, cause: &str) {
+        // Brokers close idle connections; when there is more to it, connecting again fails and says so.
+        if cause.contains("Disconnected") && cause.contains("in state UP") {
+            return;
+        }
         let line = self.with(|fold| fold.failed(cause, Instant::now()));
         if let Some(line) = line {
             tracing::warn!(broker = self.name, "{line}");
