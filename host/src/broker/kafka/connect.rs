@@ -44,15 +44,13 @@ pub fn consumer(options: &Kafka) -> ClientConfig {
     let mut config = common(options);
     config
         .set("group.id", &options.group)
-        .set("session.timeout.ms", millis(options.session_timeout))
-        .set("heartbeat.interval.ms", millis(options.heartbeat_interval))
         .set("partition.assignment.strategy", "cooperative-sticky")
         // KIP-848 in librdkafka 2.12 stalls for minutes and commits stale epochs (fixed in 2.15).
         .set("group.protocol", "classic");
     if let Some(id) = &options.instance_id {
         config.set("group.instance.id", id);
     }
-    reading(&mut config);
+    reading(&mut config, options);
     further(config, options)
 }
 
@@ -65,7 +63,7 @@ pub fn observer(options: &Kafka) -> ClientConfig {
         .set("enable.partition.eof", "true")
         // Brokers answer a connection in order: a fetch that waits for new messages holds up every question behind it.
         .set("fetch.wait.max.ms", "20");
-    reading(&mut config);
+    reading(&mut config, options);
     further(config, options)
 }
 
@@ -102,8 +100,6 @@ fn common(options: &Kafka) -> ClientConfig {
         .set("socket.keepalive.enable", "true")
         // Back within two seconds of the broker; librdkafka's own bound is ten.
         .set("reconnect.backoff.max.ms", "2000")
-        // Idle connections that a broker closes are no event.
-        .set("log.connection.close", "false")
         // A topic made after the start is found within this time; librdkafka's own is five minutes.
         .set("topic.metadata.refresh.interval.ms", "30000")
         .set_log_level(RDKafkaLogLevel::Error);
@@ -128,8 +124,11 @@ fn common(options: &Kafka) -> ClientConfig {
     config
 }
 
-fn reading(config: &mut ClientConfig) {
+fn reading(config: &mut ClientConfig, options: &Kafka) {
     config
+        // Of no use to observers, but librdkafka checks them against `max.poll.interval.ms`.
+        .set("session.timeout.ms", millis(options.session_timeout))
+        .set("heartbeat.interval.ms", millis(options.heartbeat_interval))
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "earliest")

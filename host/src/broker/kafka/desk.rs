@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use super::ledger::Ledger;
 use crate::broker::{Settle, Token};
 
-/// Finished offsets that may wait behind one that is not. More would mean that many doubles after a crash, and memory
-/// without a bound.
-const AHEAD: usize = 10_000;
+/// Windows of finished offsets that may wait behind one that is not. They are delivered again after a crash or a
+/// revocation, so they stay in proportion to what is in flight; less would let one slow message stop the others sooner.
+const AHEAD: usize = 4;
 
 #[derive(Debug, Default)]
 struct Books {
@@ -112,7 +112,7 @@ impl Desk {
 
 impl Books {
     fn room(&self, window: usize) -> usize {
-        let ahead = (window + AHEAD).saturating_sub(self.ledger.tracked());
+        let ahead = (window + AHEAD * window).saturating_sub(self.ledger.tracked());
         window.saturating_sub(self.outstanding).min(ahead)
     }
 }
@@ -170,7 +170,7 @@ mod tests {
             desk.ack(token);
             next += 1;
         }
-        assert_eq!(next as usize, 4 + AHEAD);
+        assert_eq!(next as usize, 4 + AHEAD * 4);
     }
 
     #[test]

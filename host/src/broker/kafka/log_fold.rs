@@ -8,7 +8,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use crate::broker::Health;
+use crate::broker::{Error, Health};
 use crate::error;
 
 /// librdkafka says the same every second for every broker and client; people need it twice a minute.
@@ -93,6 +93,12 @@ impl Fold {
         self.up = true;
         let had_trouble = self.trouble.take().is_some();
         had_trouble.then(|| format!("{}: connected again", self.place))
+    }
+
+    fn is_refused(&self) -> bool {
+        self.trouble
+            .as_ref()
+            .is_some_and(|t| t.clarity == Clarity::Refused)
     }
 
     pub fn health(&self, now: Instant) -> Health {
@@ -199,6 +205,10 @@ impl Link {
     }
 
     pub fn failed(&self, cause: &str) {
+        // Brokers close idle connections; when there is more to it, connecting again fails and says so.
+        if cause.contains("Disconnected") && cause.contains("in state UP") {
+            return;
+        }
         let line = self.with(|fold| fold.failed(cause, Instant::now()));
         if let Some(line) = line {
             tracing::warn!(broker = self.name, "{line}");
@@ -226,6 +236,15 @@ impl Link {
         match self.health() {
             Health::Down { reason } | Health::Degraded { reason } => reason,
             Health::Up => self.with(|fold| format!("{}: no answer in time", fold.place)),
+        }
+    }
+
+    /// The error of an operation that got no answer.
+    pub fn away(&self, operation: &str) -> Error {
+        let text = format!("{} ({operation})", self.reason());
+        match self.with(|fold| fold.is_refused()) {
+            true => Error::Refused(text),
+            false => Error::Unreachable(text),
         }
     }
 

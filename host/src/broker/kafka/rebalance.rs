@@ -73,6 +73,7 @@ impl Group {
             return self.forget(partitions);
         }
         let prefixes = self.desk.ledger(|ledger| ledger.prefixes(partitions));
+        tracing::info!(topic = &*self.topic, ?partitions, ?prefixes, "partitions revoked");
         if prefixes.is_empty() {
             return;
         }

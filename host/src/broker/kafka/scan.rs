@@ -100,7 +100,7 @@ impl KafkaScan {
                 Error::UnknownDestination(topic.to_owned())
             }
             Some(RDKafkaErrorCode::TopicAuthorizationFailed) => Error::Refused(format!("{topic}: {error}")),
-            _ => Error::Unreachable(format!("{} ({topic}: {error})", self.link.reason())),
+            _ => self.link.away(&format!("{topic}: {error}")),
         }
     }
 

@@ -32,9 +32,12 @@ impl KafkaTopology {
     }
 
     fn error(&self, name: &str, error: &KafkaError) -> Error {
-        match error.rdkafka_error_code() {
-            Some(code) => self.refused(name, code),
-            None => Error::Other(format!("{name}: {error}")),
+        match error {
+            KafkaError::AdminOp(code) => self.refused(name, *code),
+            _ => match error.rdkafka_error_code() {
+                Some(code) => self.refused(name, code),
+                None => Error::Other(format!("{name}: {error}")),
+            },
         }
     }
 
@@ -52,7 +55,7 @@ impl KafkaTopology {
             | Code::PolicyViolation => Error::Unsupported(format!(
                 "{name}: the broker does not accept these properties: {code}"
             )),
-            _ => Error::Unreachable(format!("{} ({name}: {code})", self.link.reason())),
+            _ => self.link.away(&format!("{name}: {code}")),
         }
     }
 
