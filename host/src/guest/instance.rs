@@ -61,6 +61,8 @@ pub(super) struct Mould {
     pub(super) gate: Arc<Gate>,
     /// The guest can reach `publisher`, `fetch` or `wasi:http`: who the input is has to be kept.
     pub(super) speaks: bool,
+    /// The guest can reach `fetch` or `wasi:http`: running it again has effects outside.
+    pub(super) reaches_out: bool,
 }
 
 /// Why an instance could not be made.

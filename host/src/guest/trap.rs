@@ -52,10 +52,29 @@ pub(super) fn classify(error: &wasmtime::Error, memory_refused: bool) -> Fault {
         None => "trap.host",
     };
     let text = match trap {
-        Some(trap) => trap.to_string(),
+        Some(trap) => format!("{trap}{}", place(error)),
         None => root,
     };
     Fault::Trap { code, text }
+}
+
+/// " in inner ← outer", as far as the component carries names; without a panic text that is all there is to go by.
+fn place(error: &wasmtime::Error) -> String {
+    let frames = error
+        .downcast_ref::<wasmtime::WasmBacktrace>()
+        .map(wasmtime::WasmBacktrace::frames)
+        .unwrap_or_default();
+    let names: Vec<_> = frames
+        .iter()
+        .filter_map(wasmtime::FrameInfo::func_name)
+        .take(4)
+        .map(super::log::escape)
+        .collect();
+    if names.is_empty() {
+        String::new()
+    } else {
+        format!(" in {}", names.join(" ← "))
+    }
 }
 
 /// The outcome of a fault, its reason headed by what the guest said last.

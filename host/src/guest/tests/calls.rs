@@ -2,6 +2,7 @@ use std::time::{Duration, Instant};
 
 use super::wat::{self, OK};
 use super::{Bench, code, message};
+use crate::guest::Plugins;
 use crate::model::{MessageKind, Outcome};
 
 #[tokio::test]
@@ -220,4 +221,49 @@ async fn a_wrong_number_of_results_is_a_trap() {
     let bench = Bench::with(&packed("(i32.const 2)", 1000), |_| {}).await;
     let done = bench.call(&events(1)).await;
     assert_eq!(code(&done[0]), "trap.results", "{:?}", done[0].outcome);
+}
+
+#[tokio::test]
+async fn more_instances_are_lent_once_the_settings_say_so() {
+    // Two calls that both need the whole of their time: one after another with one instance, beside each other with two.
+    let bench = Bench::with(&wat::task("(loop $l (br $l)) unreachable"), |p| p.instances = 1).await;
+    let both = async |bench: &Bench| {
+        let envelopes = [message(MessageKind::Task, "t")];
+        let timeout = Duration::from_millis(200);
+        let started = Instant::now();
+        tokio::join!(
+            bench.call_with(&envelopes, timeout, false),
+            bench.call_with(&envelopes, timeout, false)
+        );
+        started.elapsed()
+    };
+    assert!(both(&bench).await >= Duration::from_millis(400));
+    let mut more = super::plugin("p");
+    more.file = bench.file();
+    more.instances = 2;
+    bench.runtime.replace_plugins([("p".to_owned(), more)].into());
+    let version = bench.runtime.current("p").unwrap();
+    let envelope = message(MessageKind::Task, "t");
+    let invocation = crate::guest::Invocation {
+        envelope: &envelope,
+        attempt: 1,
+        max_attempts: 1,
+        timeout: Duration::from_millis(200),
+        headers: None,
+        fresh: false,
+    };
+    // Both are at work when neither has ended.
+    let calls = async {
+        tokio::join!(
+            version.call(std::slice::from_ref(&invocation)),
+            version.call(std::slice::from_ref(&invocation))
+        )
+    };
+    let started = Instant::now();
+    calls.await;
+    assert!(
+        started.elapsed() < Duration::from_millis(400),
+        "one after another: {:?}",
+        started.elapsed()
+    );
 }

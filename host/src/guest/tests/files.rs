@@ -243,3 +243,34 @@ async fn inspect_tells_without_serving() {
             .is_err()
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn swaps_under_load_fail_no_message() {
+    let versions = [wat::task(OK), wat::task("(i32.add (i32.const 8) (i32.const 8))")];
+    let bench = Arc::new(Bench::with(&versions[0], |_| {}).await);
+    let stop = CancellationToken::new();
+    let mut callers = Vec::new();
+    for _ in 0..4 {
+        let (bench, stop) = (bench.clone(), stop.clone());
+        callers.push(tokio::spawn(async move {
+            let mut calls = 0u32;
+            while !stop.is_cancelled() {
+                let done = bench.task().await;
+                assert_eq!(done.outcome, Outcome::Done);
+                calls += 1;
+                tokio::task::yield_now().await;
+            }
+            calls
+        }));
+    }
+    for n in 0..100 {
+        bench.put(&versions[(n + 1) % 2]);
+        let report = bench.runtime.reload("p").await;
+        assert!(report.swapped() && report.error.is_none(), "{report:?}");
+    }
+    stop.cancel();
+    for caller in callers {
+        assert!(caller.await.unwrap() > 0);
+    }
+    assert_eq!(bench.runtime.list_one().reloads, 100);
+}
