@@ -307,9 +307,10 @@ fn start_failed(fault: StartFault, limit: Duration, duration: Duration) -> Compl
     let (outcome, log) = match fault {
         StartFault::Guest(fault, log) => {
             let fault = match fault {
-                Fault::Trap { code, text } => Fault::Trap {
+                Fault::Trap { code, text, place } => Fault::Trap {
                     code,
                     text: format!("while it started: {text}"),
+                    place,
                 },
                 Fault::Timeout => Fault::Timeout,
             };

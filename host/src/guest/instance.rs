@@ -200,10 +200,7 @@ impl Instance {
         let result = tokio::time::timeout_at((deadline + BACKSTOP).into(), self.enter(entry, batch)).await;
         let sandbox = self.store.data_mut();
         let said = match result {
-            Ok(Ok(said)) => said.map_err(|text| Fault::Trap {
-                code: "trap.results",
-                text,
-            }),
+            Ok(Ok(said)) => said.map_err(|text| Fault::trap("trap.results", text)),
             Ok(Err(error)) => Err(trap::classify(&error, sandbox.limits.memory_refused)),
             Err(_) => Err(Fault::Timeout),
         };

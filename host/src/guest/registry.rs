@@ -308,7 +308,7 @@ impl Runtime {
     pub(super) fn file_removed(&self, name: &str) {
         if let Some(entry) = self.inner.entries.load().get(name) {
             entry.note(|n| {
-                n.stale = Some("the file was removed; the version loaded from it goes on serving".into())
+                n.stale = Some("the file was removed; the version loaded from it goes on serving".into());
             });
         }
     }

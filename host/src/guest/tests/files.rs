@@ -160,12 +160,12 @@ async fn calls_in_flight_end_on_the_version_they_began_with() {
     bench.runtime.on_reload(move |event| {
         seen.lock()
             .unwrap()
-            .push((event.old, event.new, event.error.clone()))
+            .push((event.old, event.new, event.error.clone()));
     });
     bench.put(&wat::task("unreachable"));
     let report = bench.runtime.reload("p").await;
     assert!(report.swapped());
-    assert_eq!(bench.runtime.reload("p").await.swapped(), false);
+    assert!(!bench.runtime.reload("p").await.swapped());
     let new = bench.runtime.current("p").unwrap();
     assert_eq!(
         events.lock().unwrap().as_slice(),
