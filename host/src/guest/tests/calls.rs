@@ -248,6 +248,8 @@ async fn more_instances_are_lent_once_the_settings_say_so() {
         bench.call(&quick).await.remove(0).outcome
     };
     tokio::select! {
+        // The slow one first, so that it has the instance.
+        biased;
         done = &mut at_work => panic!("{done:?}"),
         outcome = quick_beside => assert_eq!(outcome, Outcome::Done),
     }
