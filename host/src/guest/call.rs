@@ -53,13 +53,12 @@ impl Version for Loaded {
                 .map(|_| refused("host.stopping", "the plugin's pool is closed"))
                 .collect();
         };
-        if batch.len() > 1 && !batch.iter().any(|i| i.fresh) {
-            let entry = self.entry(kind, batch);
-            if matches!(entry, Entry::Batch | Entry::Packed)
-                && let Some(completions) = self.many(entry, batch).await
-            {
-                return completions;
-            }
+        if batch.len() > 1
+            && !batch.iter().any(|i| i.fresh)
+            && let Some((entry, limit)) = self.batching(kind, batch)
+            && let Some(completions) = self.many(entry, batch, limit).await
+        {
+            return completions;
         }
         // One by one: no batch, or one that trapped and must not cost the messages beside the culprit.
         let mut completions = Vec::with_capacity(batch.len());
@@ -107,6 +106,26 @@ impl Loaded {
         }
     }
 
+    /// How to run several at once, and for how long at most; none = one by one.
+    fn batching(&self, kind: MessageKind, batch: &[Invocation<'_>]) -> Option<(Entry, Duration)> {
+        match self.entry(kind, batch) {
+            // Its author asked for batches: each message brings its time along.
+            Entry::Batch => {
+                let sum = batch
+                    .iter()
+                    .fold(Duration::ZERO, |sum, i| sum.saturating_add(i.timeout));
+                Some((Entry::Batch, sum))
+            }
+            // The handler behind it is written for one event. One that asks others over the network gains nothing from
+            // packing, and a batch run again would ask them twice. Without effects outside, the time of one message is
+            // enough for many, and an endless loop among them costs no more than that.
+            Entry::Packed if !self.pool.mould.reaches_out => {
+                Some((Entry::Packed, batch.iter().map(|i| i.timeout).max()?))
+            }
+            _ => None,
+        }
+    }
+
     async fn one(&self, entry: Entry, invocation: &Invocation<'_>) -> Completion {
         let started = Instant::now();
         let mut instance = match self.pool.lend(invocation.fresh).await {
@@ -138,11 +157,8 @@ impl Loaded {
     }
 
     /// None: the batch trapped or took too long.
-    async fn many(&self, entry: Entry, batch: &[Invocation<'_>]) -> Option<Vec<Completion>> {
+    async fn many(&self, entry: Entry, batch: &[Invocation<'_>], limit: Duration) -> Option<Vec<Completion>> {
         let started = Instant::now();
-        let limit = batch
-            .iter()
-            .fold(Duration::ZERO, |sum, i| sum.saturating_add(i.timeout));
         let mut instance = self.pool.lend(false).await.ok()?;
         let Ended {
             said,
@@ -291,9 +307,10 @@ fn start_failed(fault: StartFault, limit: Duration, duration: Duration) -> Compl
     let (outcome, log) = match fault {
         StartFault::Guest(fault, log) => {
             let fault = match fault {
-                Fault::Trap { code, text } => Fault::Trap {
+                Fault::Trap { code, text, place } => Fault::Trap {
                     code,
                     text: format!("while it started: {text}"),
+                    place,
                 },
                 Fault::Timeout => Fault::Timeout,
             };

@@ -238,7 +238,12 @@ pub(super) fn check(linker: &Linker<Sandbox>, component: &Component) -> Result<C
     let engine = component.engine();
     let ty = component.component_type();
     let exports: Vec<String> = ty.exports(engine).map(|(name, _)| name.to_owned()).collect();
-    let imports: Vec<String> = ty.imports(engine).map(|(name, _)| name.to_owned()).collect();
+    // `messages` holds types only: nothing to call, nothing to grant.
+    let imports: Vec<String> = ty
+        .imports(engine)
+        .map(|(name, _)| name.to_owned())
+        .filter(|name| !name.starts_with("helix:messaging/messages@0.1."))
+        .collect();
 
     let foreign = |name: &&String| {
         name.strip_prefix(OURS)

@@ -43,7 +43,7 @@ impl TickingEngine {
                 "Lower `instances` of the plugins, or raise the limit of virtual memory (ulimit -v)",
             )
         })?;
-        let ticker = Ticker::start(&engine);
+        let ticker = Ticker::start(&engine)?;
         Ok(Self {
             engine,
             _ticker: ticker,
@@ -54,9 +54,9 @@ impl TickingEngine {
 fn config(instances: u32) -> Config {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
-        .total_core_instances(instances.saturating_mul(8).max(CORE_INSTANCES))
+        .total_core_instances(instances.saturating_mul(CORE_INSTANCES))
         .total_memories(instances.saturating_mul(2))
-        .total_tables(instances.saturating_mul(4).max(CORE_INSTANCES))
+        .total_tables(instances.saturating_mul(6).max(CORE_INSTANCES))
         .total_stacks(instances)
         .max_core_instances_per_component(CORE_INSTANCES)
         .max_memories_per_component(8)
@@ -98,7 +98,7 @@ struct Ticker {
 }
 
 impl Ticker {
-    fn start(engine: &Engine) -> Self {
+    fn start(engine: &Engine) -> Result<Self, Error> {
         let stop = Arc::new(AtomicBool::new(false));
         let weak = engine.weak();
         let stopped = stop.clone();
@@ -113,11 +113,17 @@ impl Ticker {
                     }
                 }
             })
-            .inspect_err(
-                |error| tracing::error!(%error, "no thread for the epoch: handlers cannot be timed out"),
-            )
-            .ok();
-        Self { stop, thread }
+            .map_err(|e| {
+                Error::new(
+                    PLUGIN_INVALID,
+                    format!("no thread could be started to time handlers out: {e}"),
+                    "Raise the limit of processes (ulimit -u)",
+                )
+            })?;
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
     }
 }
 

@@ -61,6 +61,8 @@ pub(super) struct Mould {
     pub(super) gate: Arc<Gate>,
     /// The guest can reach `publisher`, `fetch` or `wasi:http`: who the input is has to be kept.
     pub(super) speaks: bool,
+    /// The guest can reach `fetch` or `wasi:http`: running it again has effects outside.
+    pub(super) reaches_out: bool,
 }
 
 /// Why an instance could not be made.
@@ -198,10 +200,7 @@ impl Instance {
         let result = tokio::time::timeout_at((deadline + BACKSTOP).into(), self.enter(entry, batch)).await;
         let sandbox = self.store.data_mut();
         let said = match result {
-            Ok(Ok(said)) => said.map_err(|text| Fault::Trap {
-                code: "trap.results",
-                text,
-            }),
+            Ok(Ok(said)) => said.map_err(|text| Fault::trap("trap.results", text)),
             Ok(Err(error)) => Err(trap::classify(&error, sandbox.limits.memory_refused)),
             Err(_) => Err(Fault::Timeout),
         };

@@ -171,6 +171,9 @@ impl Buffer {
         }
         partial.bytes.clear();
         partial.cut = false;
+        if line.is_empty() {
+            return;
+        }
         self.gate.emit(stream, &line);
         self.bytes += line.len() + 1;
         self.lines.push_back((stream, line));

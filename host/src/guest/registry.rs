@@ -135,7 +135,7 @@ impl Entry {
 }
 
 impl Runtime {
-    /// Makes the engine; loads nothing yet. Must run inside tokio.
+    /// Makes the engine; loads nothing yet.
     ///
     /// # Errors
     /// The machine has no room for that many instances.
@@ -258,8 +258,9 @@ impl Runtime {
         report
     }
 
-    /// Takes over new settings. Grants and limits hold for calls that start from now on; plugins that are new are known
-    /// and have to be loaded ([`Runtime::load_all`]); those that are gone serve no new message.
+    /// Takes over new settings. Grants and limits hold for calls that start from now on; plugins that are new or whose
+    /// file or pin changed have to be loaded ([`Runtime::load_all`], or the watch does it); those that are gone serve no
+    /// new message.
     pub fn replace_plugins(&self, plugins: BTreeMap<String, Plugin>) {
         let old = self.inner.entries.load_full();
         let mut entries = BTreeMap::new();
@@ -307,7 +308,7 @@ impl Runtime {
     pub(super) fn file_removed(&self, name: &str) {
         if let Some(entry) = self.inner.entries.load().get(name) {
             entry.note(|n| {
-                n.stale = Some("the file was removed; the version loaded from it goes on serving".into())
+                n.stale = Some("the file was removed; the version loaded from it goes on serving".into());
             });
         }
     }
@@ -345,11 +346,9 @@ impl Inner {
         let digest = source.digest;
         let component = self.compiler.compile(&self.engine.engine, source).await?;
         let checked = component::check(&self.linker, &component)?;
-        let speaks = checked.imports.iter().any(|name| {
-            name.starts_with("helix:messaging/publisher")
-                || name.starts_with("helix:messaging/fetch")
-                || name.starts_with("wasi:http/")
-        });
+        let imports = |name: &str| checked.imports.iter().any(|import| import.starts_with(name));
+        let reaches_out = imports("helix:messaging/fetch@") || imports("wasi:http/outgoing-handler@");
+        let speaks = reaches_out || imports("helix:messaging/publisher@");
         let exports = checked.indices.exports();
         let mould = Mould {
             pre: checked.pre,
@@ -358,6 +357,7 @@ impl Inner {
             services: self.services.clone(),
             gate: entry.gate.load_full(),
             speaks,
+            reaches_out,
         };
         // Tried before it serves; a sound one waits warm for the first message.
         let first = Instance::start(&mould, entry.settings.load_full())

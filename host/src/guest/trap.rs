@@ -15,8 +15,23 @@ pub(super) struct DeadlinePassed;
 /// How a call failed.
 #[derive(Debug)]
 pub(super) enum Fault {
-    Trap { code: &'static str, text: String },
+    Trap {
+        code: &'static str,
+        text: String,
+        /// The guest's functions it happened in, as far as the component carries names.
+        place: Option<String>,
+    },
     Timeout,
+}
+
+impl Fault {
+    pub(super) fn trap(code: &'static str, text: impl Into<String>) -> Self {
+        Self::Trap {
+            code,
+            text: text.into(),
+            place: None,
+        }
+    }
 }
 
 /// `memory_refused`: growing was refused during this call, so that the abort that followed has a cause.
@@ -25,18 +40,15 @@ pub(super) fn classify(error: &wasmtime::Error, memory_refused: bool) -> Fault {
         return Fault::Timeout;
     }
     if error.is::<wasmtime_wasi::I32Exit>() {
-        return Fault::Trap {
-            code: "trap.exit",
-            text: "the handler called exit".into(),
-        };
+        return Fault::trap("trap.exit", "the handler called exit");
+    }
+    if memory_refused {
+        return Fault::trap(
+            "trap.memory",
+            "out of memory: the plugin's memory limit was reached",
+        );
     }
     let trap = error.downcast_ref::<Trap>().copied();
-    if memory_refused {
-        return Fault::Trap {
-            code: "trap.memory",
-            text: "out of memory: the plugin's memory limit was reached".into(),
-        };
-    }
     let root = error.root_cause().to_string();
     let code = match trap {
         Some(Trap::Interrupt) => return Fault::Timeout,
@@ -51,11 +63,20 @@ pub(super) fn classify(error: &wasmtime::Error, memory_refused: bool) -> Fault {
         None if root.contains("hostcall") && root.contains("fuel") => "trap.too-large",
         None => "trap.host",
     };
-    let text = match trap {
-        Some(trap) => trap.to_string(),
-        None => root,
-    };
-    Fault::Trap { code, text }
+    let text = trap.map_or(root, |trap| trap.to_string());
+    Fault::Trap {
+        code,
+        text,
+        place: place(error),
+    }
+}
+
+/// "inner ← outer"
+fn place(error: &wasmtime::Error) -> Option<String> {
+    let frames = error.downcast_ref::<wasmtime::WasmBacktrace>()?.frames();
+    let names = frames.iter().filter_map(wasmtime::FrameInfo::func_name).take(4);
+    let names: Vec<_> = names.map(super::log::escape).collect();
+    (!names.is_empty()).then(|| names.join(" ← "))
 }
 
 /// The outcome of a fault, its reason headed by what the guest said last.
@@ -63,19 +84,18 @@ pub(super) fn outcome(fault: Fault, log: &[(Stream, String)], limit: Duration) -
     let said = last_words(log);
     match fault {
         Fault::Timeout => {
-            let text = format!(
-                "the handler did not end within {limit:?}{}",
-                said.map(|s| format!("; its last words: {s}")).unwrap_or_default()
-            );
+            let said = said.map(|s| format!("; its last words: {s}")).unwrap_or_default();
+            let text = format!("the handler did not end within {limit:?}{said}");
             Outcome::Timeout {
                 limit,
                 failure: Failure::coded("timeout", text),
             }
         }
-        Fault::Trap { code, text } => {
-            let reason = match said {
-                Some(said) => format!("{said} ({text})"),
-                None => text,
+        Fault::Trap { code, text, place } => {
+            let reason = match (said, place) {
+                (Some(said), _) => format!("{said} ({text})"),
+                (None, Some(place)) => format!("{text}, in {place}"),
+                (None, None) => text,
             };
             Outcome::Trap {
                 failure: Failure::coded(code, reason),
@@ -94,6 +114,12 @@ const KNOWN: &[&str] = &[
     "exit status",
 ];
 
+/// The same, anywhere in a line: Python's bridge panics after the exception was printed.
+const KNOWN_PARTS: &[&str] = &[
+    "panicked at runtime/src/lib.rs",
+    "Python function threw an unexpected exception",
+];
+
 /// The end of stderr without what the runtime wrote: from the last panic on, or the last line.
 fn last_words(log: &[(Stream, String)]) -> Option<String> {
     let mut words: Vec<&str> = log
@@ -101,6 +127,7 @@ fn last_words(log: &[(Stream, String)]) -> Option<String> {
         .filter(|(stream, _)| *stream == Stream::Stderr)
         .map(|(_, line)| line.trim())
         .filter(|line| !line.is_empty() && !KNOWN.iter().any(|known| line.starts_with(known)))
+        .filter(|line| !KNOWN_PARTS.iter().any(|known| line.contains(known)))
         .collect();
     let from = words
         .iter()
@@ -130,10 +157,7 @@ mod tests {
             "note: run with `RUST_BACKTRACE=1`",
         ]);
         let outcome = outcome(
-            Fault::Trap {
-                code: "trap.unreachable",
-                text: "wasm trap: unreachable".into(),
-            },
+            Fault::trap("trap.unreachable", "wasm trap: unreachable"),
             &log,
             Duration::from_secs(1),
         );

@@ -22,8 +22,10 @@ fn long(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
 }
 
+type Fields = Vec<Option<Vec<u8>>>;
+
 /// Reads an event as a guest does: by the table of places, written from wit/packed-handler.wit alone.
-fn read_event(e: &[u8]) -> (Vec<Option<Vec<u8>>>, Vec<(String, Vec<u8>)>) {
+fn read_event(e: &[u8]) -> (Fields, Vec<(String, Vec<u8>)>) {
     let present = number(e, 40);
     let place = |k: usize| number(e, 48 + 4 * k) as usize;
     let fields = (0..13)

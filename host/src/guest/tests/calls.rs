@@ -221,3 +221,51 @@ async fn a_wrong_number_of_results_is_a_trap() {
     let done = bench.call(&events(1)).await;
     assert_eq!(code(&done[0]), "trap.results", "{:?}", done[0].outcome);
 }
+
+#[tokio::test]
+async fn more_instances_are_lent_once_the_settings_say_so() {
+    // Loops while the payload is not empty.
+    let guest = "(loop $l (br_if $l (i32.load offset=28 (local.get $in)))) (i32.const 16)";
+    let bench = Bench::with(&wat::task(guest), |p| p.instances = 1).await;
+    let slow = [message(MessageKind::Task, "slow")];
+    let mut quick = slow.clone();
+    quick[0].payload = bytes::Bytes::new();
+
+    let at_work = bench.call_with(&slow, Duration::from_secs(600), false);
+    tokio::pin!(at_work);
+    let quick_beside = async {
+        let waits = bench.call(&quick);
+        assert!(
+            tokio::time::timeout(Duration::from_millis(100), waits)
+                .await
+                .is_err(),
+            "the only instance is at work"
+        );
+        let mut more = super::plugin("p");
+        more.file = bench.file();
+        more.instances = 2;
+        bench.runtime.replace_plugins([("p".to_owned(), more)].into());
+        bench.call(&quick).await.remove(0).outcome
+    };
+    tokio::select! {
+        // The slow one first, so that it has the instance.
+        biased;
+        done = &mut at_work => panic!("{done:?}"),
+        outcome = quick_beside => assert_eq!(outcome, Outcome::Done),
+    }
+    // The slow call is dropped here: a host that stops does not wait for it.
+}
+
+#[tokio::test]
+async fn a_huge_result_is_not_copied() {
+    // 4.5 MiB of reason, when one message may have 1 MiB.
+    let code = r"(drop (memory.grow (i32.const 80)))
+        (i32.store8 (i32.const 1024) (i32.const 1))
+        (i32.store8 (i32.const 1032) (i32.const 1))
+        (i32.store (i32.const 1040) (i32.const 65536))
+        (i32.store (i32.const 1044) (i32.const 4718592))
+        (i32.const 1024)";
+    let bench = Bench::with(&wat::task(code), |p| p.memory_bytes = 64 << 20).await;
+    let done = bench.task().await;
+    assert_eq!(super::code(&done), "trap.too-large", "{:?}", done.outcome);
+}

@@ -160,12 +160,12 @@ async fn calls_in_flight_end_on_the_version_they_began_with() {
     bench.runtime.on_reload(move |event| {
         seen.lock()
             .unwrap()
-            .push((event.old, event.new, event.error.clone()))
+            .push((event.old, event.new, event.error.clone()));
     });
     bench.put(&wat::task("unreachable"));
     let report = bench.runtime.reload("p").await;
     assert!(report.swapped());
-    assert_eq!(bench.runtime.reload("p").await.swapped(), false);
+    assert!(!bench.runtime.reload("p").await.swapped());
     let new = bench.runtime.current("p").unwrap();
     assert_eq!(
         events.lock().unwrap().as_slice(),
@@ -242,4 +242,35 @@ async fn inspect_tells_without_serving() {
             .await
             .is_err()
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn swaps_under_load_fail_no_message() {
+    let versions = [wat::task(OK), wat::task("(i32.add (i32.const 8) (i32.const 8))")];
+    let bench = Arc::new(Bench::with(&versions[0], |_| {}).await);
+    let stop = CancellationToken::new();
+    let mut callers = Vec::new();
+    for _ in 0..4 {
+        let (bench, stop) = (bench.clone(), stop.clone());
+        callers.push(tokio::spawn(async move {
+            let mut calls = 0u32;
+            while !stop.is_cancelled() {
+                let done = bench.task().await;
+                assert_eq!(done.outcome, Outcome::Done);
+                calls += 1;
+                tokio::task::yield_now().await;
+            }
+            calls
+        }));
+    }
+    for n in 0..100 {
+        bench.put(&versions[(n + 1) % 2]);
+        let report = bench.runtime.reload("p").await;
+        assert!(report.swapped() && report.error.is_none(), "{report:?}");
+    }
+    stop.cancel();
+    for caller in callers {
+        assert!(caller.await.unwrap() > 0);
+    }
+    assert_eq!(bench.runtime.list_one().reloads, 100);
 }

@@ -83,7 +83,7 @@ pub fn plugin(name: &str) -> Plugin {
     }
 }
 
-/// Queues `out` and `other`; type `test.todo` goes to `out`.
+/// Queues `out` and `other`, topic `facts`; type `test.todo` goes to `out`.
 struct Topology;
 
 impl Targets for Topology {
@@ -92,7 +92,10 @@ impl Targets for Topology {
     }
 
     fn exists(&self, kind: MessageKind, name: &str) -> bool {
-        kind == MessageKind::Task && ["out", "other"].contains(&name)
+        match kind {
+            MessageKind::Task => ["out", "other"].contains(&name),
+            MessageKind::Event => name == "facts",
+        }
     }
 }
 

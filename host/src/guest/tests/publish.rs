@@ -99,7 +99,7 @@ fn fetches(url: &str, status: u16) -> Vec<u8> {
                 r"(call $send (i32.const 4096) (i32.const 3) (i32.const 8192) (i32.const {length}) (i32.const 0) (i32.const 0)
                 (i32.const 0) (i32.const 0) (i32.const 0) (i64.const 0) (i32.const 12288))
             (if (i32.load8_u (i32.const 12288)) (then unreachable))
-            (if (i32.ne (i32.load16_u (i32.const 12292)) (i32.const {status})) (then unreachable))
+            (if (i32.ne (i32.load16_u (i32.const 12296)) (i32.const {status})) (then unreachable))
             (i32.const 16)",
                 length = url.len()
             )
@@ -205,4 +205,254 @@ async fn a_fetch_that_hangs_ends_with_its_time() {
     // `timeout` comes back to the guest, which traps.
     assert_eq!(code(&bench.task().await), "trap.unreachable");
     assert!(started.elapsed() < Duration::from_secs(8));
+}
+
+mod checks {
+    //! The rules of `publisher`, asked natively.
+
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use crate::config::valid::Plugin;
+    use crate::guest::bindings::helix::messaging::messages::{NewEvent, NewTask};
+    use crate::guest::bindings::helix::messaging::publisher::{Host, PublishError};
+    use crate::guest::fetch::Client;
+    use crate::guest::log::Gate;
+    use crate::guest::sandbox::{Input, Sandbox, Services};
+    use crate::guest::tests::{Topology, grants, message, plugin};
+    use crate::model::{Digest, MessageKind, SystemClock};
+
+    fn sandbox(batch: bool, inputs: &[&str], change: impl FnOnce(&mut Plugin)) -> Sandbox {
+        let mut p = plugin("p");
+        p.publish = grants(&["*"]);
+        p.output_bytes = 400;
+        change(&mut p);
+        let services = Services {
+            clock: Arc::new(SystemClock),
+            targets: Arc::new(Topology),
+            fetch: Client::new(),
+            max_message_bytes: 300,
+        };
+        let gate = Arc::new(Gate::new("p", 1));
+        let mut sandbox = Sandbox::new(Arc::new(p), Digest::new([7; 32]), Arc::new(services), gate);
+        let inputs = inputs
+            .iter()
+            .map(|id| Input::of(&message(MessageKind::Event, id)))
+            .collect();
+        sandbox.begin(Instant::now(), batch, inputs);
+        sandbox
+    }
+
+    fn task() -> NewTask {
+        NewTask {
+            message_type: "test.todo".into(),
+            queue: None,
+            payload: Vec::new(),
+            content_type: None,
+            schema: None,
+            priority: None,
+            key: None,
+            delay_ms: None,
+            deadline_ms: None,
+            correlation_id: None,
+            reply_to: None,
+            headers: Vec::new(),
+            input: None,
+        }
+    }
+
+    fn event() -> NewEvent {
+        NewEvent {
+            message_type: "test.done".into(),
+            topic: Some("facts".into()),
+            subject: None,
+            data: Vec::new(),
+            tombstone: false,
+            content_type: None,
+            schema: None,
+            key: None,
+            correlation_id: None,
+            headers: Vec::new(),
+            input: None,
+        }
+    }
+
+    fn said(result: Result<String, PublishError>) -> String {
+        match result {
+            Ok(id) => id,
+            Err(PublishError::Invalid(_)) => "invalid".into(),
+            Err(PublishError::UnknownTarget(_)) => "unknown-target".into(),
+            Err(PublishError::TooLarge(n)) => format!("too-large {n}"),
+            Err(PublishError::TooMany(n)) => format!("too-many {n}"),
+            Err(other) => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn one_rule_each() {
+        let ask_task = |t| said(sandbox(false, &["i"], |_| {}).publish_task(t));
+        let ask_event = |e| said(sandbox(false, &["i"], |_| {}).publish_event(e));
+        assert_eq!(ask_task(task()), "i/0");
+        assert_eq!(
+            ask_task(NewTask {
+                priority: Some(10),
+                ..task()
+            }),
+            "i/0"
+        );
+        assert_eq!(
+            ask_task(NewTask {
+                priority: Some(11),
+                ..task()
+            }),
+            "invalid"
+        );
+        assert_eq!(
+            ask_task(NewTask {
+                message_type: String::new(),
+                ..task()
+            }),
+            "invalid"
+        );
+        assert_eq!(
+            ask_task(NewTask {
+                message_type: "a\nb".into(),
+                ..task()
+            }),
+            "invalid"
+        );
+        assert_eq!(
+            ask_task(NewTask {
+                message_type: "unknown".into(),
+                ..task()
+            }),
+            "unknown-target"
+        );
+        assert_eq!(
+            ask_task(NewTask {
+                queue: Some("nowhere".into()),
+                ..task()
+            }),
+            "unknown-target"
+        );
+        assert_eq!(
+            ask_task(NewTask {
+                payload: vec![0; 301],
+                ..task()
+            }),
+            "too-large 300"
+        );
+        assert_eq!(
+            ask_task(NewTask {
+                headers: vec![(String::new(), vec![])],
+                ..task()
+            }),
+            "invalid"
+        );
+        let many = (0..257).map(|n| (n.to_string(), vec![])).collect();
+        assert_eq!(
+            ask_task(NewTask {
+                headers: many,
+                ..task()
+            }),
+            "invalid"
+        );
+        assert_eq!(ask_event(event()), "i/0");
+        assert_eq!(
+            ask_event(NewEvent {
+                tombstone: true,
+                ..event()
+            }),
+            "invalid"
+        );
+        assert_eq!(
+            ask_event(NewEvent {
+                tombstone: true,
+                key: Some(vec![1]),
+                ..event()
+            }),
+            "i/0"
+        );
+        assert_eq!(
+            ask_event(NewEvent {
+                tombstone: true,
+                key: Some(vec![1]),
+                data: vec![1],
+                ..event()
+            }),
+            "invalid"
+        );
+    }
+
+    #[test]
+    fn each_input_has_its_own_outputs_and_bounds() {
+        let mut sandbox = sandbox(true, &["a", "b"], |_| {});
+        assert_eq!(
+            said(sandbox.publish_task(task())),
+            "invalid",
+            "a batch needs `input`"
+        );
+        assert_eq!(
+            said(sandbox.publish_task(NewTask {
+                input: Some(2),
+                ..task()
+            })),
+            "invalid"
+        );
+        let mut to = |input, size: usize| {
+            said(sandbox.publish_task(NewTask {
+                input: Some(input),
+                payload: vec![0; size],
+                ..task()
+            }))
+        };
+        assert_eq!(to(1, 290), "b/0");
+        assert_eq!(to(0, 1), "a/0");
+        assert_eq!(to(1, 290), "too-large 400");
+        assert_eq!(to(1, 1), "b/1");
+        assert_eq!(to(1, 1), "too-many 2");
+        assert_eq!(to(0, 1), "a/1");
+        let staged: Vec<_> = sandbox
+            .call
+            .staged
+            .iter()
+            .map(|(place, o)| (*place, o.id.as_str()))
+            .collect();
+        assert_eq!(staged, [(1, "b/0"), (0, "a/0"), (1, "b/1"), (0, "a/1")]);
+    }
+
+    #[test]
+    fn headers_of_the_host_cannot_be_forged() {
+        let mut sandbox = sandbox(false, &["i"], |_| {});
+        let forged = |name: &str| (name.to_owned(), b"forged".to_vec());
+        let headers = vec![
+            forged("Helix-Source"),
+            forged("helix-input-id"),
+            forged("helix"),
+            forged("x-mine"),
+        ];
+        assert_eq!(
+            said(sandbox.publish_task(NewTask {
+                headers,
+                correlation_id: Some("own".into()),
+                ..task()
+            })),
+            "i/0"
+        );
+        let sent = &sandbox.call.staged[0].1;
+        let names: Vec<_> = sent.headers.iter().map(|(n, _)| n.to_owned()).collect();
+        assert_eq!(
+            names,
+            [
+                "helix",
+                "x-mine",
+                "helix-source",
+                "helix-plugin",
+                "helix-input-id"
+            ]
+        );
+        assert_eq!(sent.headers.text("helix-source"), Some("p"));
+        assert_eq!(sent.correlation_id.as_deref(), Some("own"));
+        assert_eq!(sent.content_type.as_deref(), Some("application/octet-stream"));
+    }
 }
