@@ -85,34 +85,21 @@ pub fn style() -> Vec<Step> {
 
 /// Tests that need no broker.
 fn quick_tests() -> Vec<Step> {
+    // `--workspace` each time: the same features, so that dependencies are compiled once.
+    const UNIT: [&str; 7] = [
+        "test",
+        "--quiet",
+        "--workspace",
+        "--lib",
+        "--bins",
+        "--",
+        "--skip=on_a_real_broker",
+    ];
     vec![
-        Step::new(
-            "unit tests",
-            &["test", "--quiet", "-p", "helix-host", "-p", "helix-sdk", "--lib"],
-        ),
+        Step::new("unit tests", &UNIT),
         Step::new(
             "architecture",
-            &[
-                "test",
-                "--quiet",
-                "-p",
-                "helix-tests",
-                "--test",
-                "it",
-                "architecture",
-            ],
-        ),
-        Step::new(
-            "xtask and deployment files",
-            &[
-                "test",
-                "--quiet",
-                "-p",
-                "xtask",
-                "--",
-                "--skip",
-                "on_a_real_broker",
-            ],
+            &["test", "--quiet", "--workspace", "--test", "it", "architecture"],
         ),
     ]
 }

@@ -116,7 +116,7 @@ fn dependencies_exist_and_can_come_true() {
                 .unwrap_or_else(|| panic!("{name} waits for {other}, which does not exist"));
             match how["condition"].as_str().unwrap() {
                 "service_healthy" => {
-                    assert!(target.get("healthcheck").is_some(), "{other} has no healthcheck")
+                    assert!(target.get("healthcheck").is_some(), "{other} has no healthcheck");
                 }
                 "service_completed_successfully" => {
                     assert_eq!(

@@ -118,6 +118,13 @@ pub fn native_build_tools() -> Result<()> {
     )
 }
 
+/// Handlers in JavaScript are built with it.
+pub fn node() -> Result<()> {
+    apt(&["nodejs", "npm"], || {
+        !crate::run::exists("node") || !crate::run::exists("npm")
+    })
+}
+
 pub fn kcat() -> Result<()> {
     apt(&["kcat"], || !crate::run::exists("kcat"))
 }

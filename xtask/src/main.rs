@@ -4,6 +4,7 @@ mod brokers;
 mod check;
 #[cfg(test)]
 mod compose;
+mod demo;
 mod docs;
 mod http;
 mod install;
@@ -29,6 +30,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// The main job on one machine: several types handled, a retry, dead letters, a handler swapped under traffic
+    Demo,
     /// Everything: installs what is missing, starts real brokers, runs all tests, stops the brokers
     Test(suite::Args),
     /// Format, lints, unit tests, architecture: before every commit
@@ -43,6 +46,7 @@ enum Task {
 
 fn main() -> std::process::ExitCode {
     let done = match Cli::parse().command {
+        Task::Demo => demo::main().map(|()| 0),
         Task::Test(args) => suite::main(&args).map(|()| 0),
         Task::Check => check::main().map(|()| 0),
         Task::Brokers(args) => brokers::main(args),

@@ -164,12 +164,17 @@ fn foreign(dir: &Path, into: &Path) -> Result<()> {
             continue;
         };
         let output = into.join(format!("{name}.wasm"));
-        let sources = newest(&folder)?.max(newest(&root().join("wit"))?);
+        let sources = newest(&folder)?
+            .max(newest(&root().join("wit"))?)
+            .max(newest(&root().join("sdk"))?);
         if fs::metadata(&output)
             .and_then(|meta| meta.modified())
             .is_ok_and(|built| built > sources)
         {
             continue;
+        }
+        if folder.join("package.json").exists() {
+            install::node()?;
         }
         say(format!("{} → {}", script.display(), output.display()));
         let scratch = wasm_target().join("foreign").join(name);
@@ -192,7 +197,7 @@ fn foreign(dir: &Path, into: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Time of the latest change under a folder.
+/// Time of the latest change of a source under a folder; what builds leave there does not count.
 fn newest(dir: &Path) -> Result<SystemTime> {
     let mut latest = SystemTime::UNIX_EPOCH;
     let Ok(entries) = fs::read_dir(dir) else {
@@ -200,6 +205,14 @@ fn newest(dir: &Path) -> Result<SystemTime> {
     };
     for entry in entries {
         let entry = entry?;
+        let name = entry.file_name();
+        if ["node_modules", "target", "__pycache__", ".venv"]
+            .iter()
+            .any(|made| name == *made)
+            || Path::new(&name).extension().is_some_and(|ext| ext == "wasm")
+        {
+            continue;
+        }
         let changed = if entry.file_type()?.is_dir() {
             newest(&entry.path())?
         } else {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::brokers::{self, Kind};
 use crate::run::{run, say, watched};
 use crate::totals::Totals;
-use crate::workspace::{cargo, host_binary, root, target};
+use crate::workspace::{cargo, host_binary, root, target, wasm_target};
 use crate::{check, install, plugins, signals};
 
 /// Brokers of a test run are apart from those a person started by hand.
@@ -54,20 +54,12 @@ pub fn main(args: &Args) -> Result<()> {
     signals::catch();
     let started = Instant::now();
     let mut env = prepare().context("preparing the machine")?;
-    let mut failed = Vec::new();
-    if args.filter.is_empty() {
-        if let Err(e) = check::all(check::style()) {
-            failed.push(format!("{e:#}"));
-        }
-    }
-    say("building plugins, test guests and the host");
+    say("building plugins, test guests, host and tests");
     plugins::all()?;
+    // One command for all, before the brokers start. One: the same features, so nothing is compiled twice. Before: on two
+    // cores brokers and compilers only slow each other down.
     run(Command::new(cargo())
-        .args(["build", "-p", "helix-host", "--bin", "helix"])
-        .current_dir(root()))?;
-    // Compiled before the brokers start: on two cores they would only slow each other down.
-    run(Command::new(cargo())
-        .args(["test", "--workspace", "--no-run"])
+        .args(["build", "--workspace", "--bins", "--tests"])
         .current_dir(root()))?;
 
     let brokers = if args.no_brokers {
@@ -85,8 +77,18 @@ pub fn main(args: &Args) -> Result<()> {
         .envs(env);
     let tested = watched(&mut test, |line| totals.add(line));
     drop(brokers);
+    let mut failed = Vec::new();
     if !tested?.success() {
         failed.push("tests".to_owned());
+    }
+    if args.filter.is_empty() {
+        if !test_plugins(&mut totals)? {
+            failed.push("tests of plugins".to_owned());
+        }
+        // Last: they compile every dependency a second time, and a failed test is the more urgent news.
+        if let Err(e) = check::all(check::style()) {
+            failed.push(format!("{e:#}"));
+        }
     }
     for step in &failed {
         say(format!("FAILED: {step}"));
@@ -102,6 +104,19 @@ pub fn main(args: &Args) -> Result<()> {
         bail!("{} step(s) failed", failed.len());
     }
     Ok(())
+}
+
+/// Handlers are tested natively, without a host.
+fn test_plugins(totals: &mut Totals) -> Result<bool> {
+    let dir = root().join("plugins");
+    if !dir.join("Cargo.toml").exists() {
+        return Ok(true);
+    }
+    let mut test = Command::new(cargo());
+    test.args(["test", "--workspace", "--no-fail-fast"])
+        .current_dir(dir)
+        .env("CARGO_TARGET_DIR", wasm_target());
+    Ok(watched(plugins::clean(&mut test), |line| totals.add(line))?.success())
 }
 
 /// Installs what is missing; answers what the tests are told.
