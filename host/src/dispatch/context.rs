@@ -46,7 +46,9 @@ pub struct Context {
     pub unrouted: arc_swap::ArcSwap<Unrouted>,
     /// Cancelled when a task fails that the host cannot do without.
     pub fatal: CancellationToken,
-    /// Stop pulling and starting.
+    /// Stop pulling.
+    pub pulling: CancellationToken,
+    /// Stop starting calls.
     pub stop: CancellationToken,
     /// The drain limit is over: let go of what still runs.
     pub abort: CancellationToken,
@@ -87,6 +89,7 @@ impl Context {
             limits: parts.limits,
             unrouted: arc_swap::ArcSwap::from_pointee(parts.unrouted),
             fatal: parts.fatal,
+            pulling: CancellationToken::new(),
             stop: CancellationToken::new(),
             abort: CancellationToken::new(),
             closing: CancellationToken::new(),
@@ -115,11 +118,20 @@ impl Context {
         parked.get(route).cloned().unwrap_or_default()
     }
 
-    /// Waits until no message is running or being settled.
-    pub(super) async fn idle(&self) {
-        self.busy.idle().await;
+    /// Waits until no message is running or being settled and `quiet` holds as well.
+    pub(super) async fn finished(&self, quiet: impl Fn() -> bool) {
+        loop {
+            self.busy.idle().await;
+            if quiet() {
+                return;
+            }
+            tokio::time::sleep(FINISH_POLL).await;
+        }
     }
 }
+
+/// How often a drain looks whether anything is queued; it happens once in a host's life.
+const FINISH_POLL: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// Counts messages between "the handler is about to run" and "settled".
 #[derive(Default)]

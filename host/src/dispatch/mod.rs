@@ -143,7 +143,7 @@ impl Dispatcher {
             let Some(broker) = brokers.get(&key.0) else {
                 continue;
             };
-            let stop = self.shared.context.stop.child_token();
+            let stop = self.shared.context.pulling.child_token();
             let subscription = Subscription {
                 kind: key.1,
                 destination: Arc::clone(&key.2),
@@ -188,17 +188,21 @@ impl Dispatcher {
     pub async fn drain(&self, limit: Duration) {
         let context = &self.shared.context;
         let deadline = tokio::time::Instant::now() + limit;
+        context.pulling.cancel();
+        // What was pulled is finished while there is time: a Kafka offset behind an unfinished one could not be committed,
+        // and would run again elsewhere.
+        let finish = deadline - limit / 5;
+        let runners: Vec<Arc<Runner>> = self.shared.runners.load().values().map(Arc::clone).collect();
+        let finished = tokio::time::timeout_at(finish, context.finished(|| runners.iter().all(|r| !r.has_work()))).await;
         context.stop.cancel();
-        for runner in self.shared.runners.load().values() {
+        for runner in &runners {
             runner.clear();
         }
-        let busy = async {
-            context.idle().await;
-        };
-        if tokio::time::timeout_at(deadline, busy).await.is_err() {
+        let settled = tokio::time::timeout_at(deadline, context.finished(|| true)).await;
+        if finished.is_err() || settled.is_err() {
             tracing::warn!(
                 limit_s = limit.as_secs(),
-                "some handlers did not finish in time; their messages will be delivered again"
+                "not everything finished in time; the rest will be delivered again"
             );
         }
         context.abort.cancel();

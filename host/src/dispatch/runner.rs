@@ -262,6 +262,11 @@ impl Runner {
         self.retired.load(Ordering::Acquire) && self.lanes().queued() == 0
     }
 
+    /// Something could run now. A lane that waits for its retry does not hold up a drain.
+    pub(super) fn has_work(&self) -> bool {
+        self.lanes().runnable() > 0
+    }
+
     /// Drain: what has not started goes back to its broker.
     pub(super) fn clear(&self) {
         let items = self.lanes().clear();

@@ -21,7 +21,7 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), String> {
     let context = &shared.context;
     let permits = Arc::new(Semaphore::new(WINDOW));
     let mut said = false;
-    while !context.stop.is_cancelled() {
+    while !context.pulling.is_cancelled() {
         let free = permits.available_permits();
         let now = context.clock.now_ms();
         let wait = match context.retries.claim_due(now, LEASE, free).await {
@@ -49,7 +49,7 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), String> {
             }
         };
         tokio::select! {
-            () = context.stop.cancelled() => {}
+            () = context.pulling.cancelled() => {}
             () = context.due_changed.notified() => {}
             () = tokio::time::sleep(wait) => {}
         }
