@@ -1,4 +1,12 @@
 //! The seam to handlers: everything that knows wasmtime is behind it.
+//!
+//! ```text
+//! watch ─▶ registry ─▶ component ─▶ cache     a file becomes a version: read, hashed, compiled, checked, tried, swapped in
+//!             │            └─▶ linker ─▶ publisher, fetch, outgoing_http ─▶ grants, allow, address
+//!             ▼
+//! call ─▶ pool ─▶ instance ─▶ sandbox         a message goes in: lent, bounded, entered, its answer judged
+//!   └─▶ trap         └─▶ convert, packed      └─▶ limits, log
+//! ```
 
 mod address;
 mod allow;

@@ -207,6 +207,42 @@ async fn a_fetch_that_hangs_ends_with_its_time() {
     assert!(started.elapsed() < Duration::from_secs(8));
 }
 
+#[tokio::test]
+async fn in_a_batch_only_what_belongs_to_a_done_message_is_sent() {
+    // Publishes for both events of a batch; says ok to the first and retry to the second.
+    let body = format!(
+        r#"(data (i32.const 4096) "\00\20\00\00\09\00\00\00") (data (i32.const 4232) "\01") (data (i32.const 8192) "test.todo")
+        (data (i32.const 1024) "\01\01\00\00\02\00\00\00\00\01\ff\ff\ff\ff\ff\ff\ff\ff\01\00\00\00x\ff\ff\ff\ff")
+        (func $for (param $input i32)
+            (i32.store (i32.const 4236) (local.get $input))
+            (call $publish (i32.const 4096) (i32.const 12288))
+            (if (i32.load8_u (i32.const 12288)) (then unreachable)))
+        (func (export "helix:messaging/packed-handler@0.1.0#handle") (param i32 i32) (result i32)
+            (call $for (i32.const 1)) (call $for (i32.const 0)) (call $for (i32.const 1))
+            (i32.store (i32.const 2048) (i32.const 1024))
+            (i32.store (i32.const 2052) (i32.const 27))
+            (i32.const 2048))
+        {}"#,
+        wat::with_code("event", "unreachable")
+    );
+    let bench = Bench::with(&wat::component("packed-worker", PUBLISH, &body), |p| {
+        p.publish = grants(&["out"]);
+    })
+    .await;
+    let batch = ["a", "b"].map(|id| super::message(crate::model::MessageKind::Event, id));
+    let done = bench.call(&batch).await;
+    let seen: Vec<_> = done
+        .iter()
+        .map(|c| {
+            (
+                c.outcome.label(),
+                c.outputs.iter().map(|o| o.id.as_str()).collect::<Vec<_>>(),
+            )
+        })
+        .collect();
+    assert_eq!(seen, [("done", vec!["a/0"]), ("retry", vec![])]);
+}
+
 mod checks {
     //! The rules of `publisher`, asked natively.
 
