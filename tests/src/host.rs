@@ -100,7 +100,7 @@ impl Setup {
             .stderr(append)
             .spawn()
             .unwrap_or_else(|error| panic!("start helix: {error}"));
-        let mut host = Host { child, url: String::new(), log, skip, http: reqwest::Client::new() };
+        let mut host = Host { child, url: String::new(), log, skip, http: client() };
         host.url = until("the host says where it listens", Duration::from_secs(30), || {
             let found = host.announced();
             assert!(found.is_some() || host.log_text().is_empty() || host.alive(), "helix ended:\n{}", host.log_text());
@@ -109,6 +109,12 @@ impl Setup {
         .await;
         host
     }
+}
+
+/// Plain HTTP, but the client wants a TLS provider to exist.
+fn client() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
 }
 
 fn write(path: &Path, text: &str) {
