@@ -153,7 +153,12 @@ fn swap(host: &mut Host, plugins_dir: &Path, tally: &mut Tally) -> Result<Swap> 
     let swapped = (|| {
         traffic.until(50)?;
         let fresh = plugins::one(SWAPPED, &[("HELIX_DEMO_VERSION", "2")])?;
-        plugins::place(&fresh, &plugins_dir.join(format!("{SWAPPED}.wasm")))?;
+        let file = plugins_dir.join(format!("{SWAPPED}.wasm"));
+        anyhow::ensure!(
+            fs::read(&fresh)? != fs::read(&file)?,
+            "the rebuilt {SWAPPED} is the same file: its source must read option_env!(\"HELIX_DEMO_VERSION\")"
+        );
+        plugins::place(&fresh, &file)?;
         let placed = Instant::now();
         let new = host.changed(SWAPPED, &old, Duration::from_secs(60))?;
         let handled_by_old = Counts::read(host)?.handled("llm.request");
