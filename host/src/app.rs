@@ -23,7 +23,7 @@ use crate::config::{Faults, LoadRequest, Loaded};
 use crate::dispatch::{self, Context, Dispatcher};
 use crate::guest::{self, Plugins};
 use crate::http::{self, Api, Token};
-use crate::model::{Clock, MessageKind, Outgoing, SystemClock, UuidIds};
+use crate::model::{Clock, Digest, MessageKind, Outgoing, SystemClock, UuidIds};
 use crate::store::sqlite::SqliteStore;
 use crate::tasks::{Kind, Tasks};
 use crate::telemetry::Metrics;
@@ -47,6 +47,8 @@ pub struct App {
     /// A task failed that the host cannot do without.
     fatal: CancellationToken,
     stopping: CancellationToken,
+    /// Held as long as the host lives.
+    _lock: std::fs::File,
 }
 
 /// Why a host did not start. Faults of the configuration exit with 3, the rest with 1.
@@ -79,9 +81,12 @@ impl App {
         let token = settings.host.token.as_ref().map(|token| Token::new(token.expose_secret()));
         let listener = bind(settings.host.listen, token.as_ref()).await?;
         let address = listener.local_addr().map_err(|error| failed("read the HTTP address", error))?;
+        let lock = lock_state(&settings.host.state_dir)?;
         let store = SqliteStore::open(&settings.host.state_dir.join("store.db"), Arc::clone(&clock))
             .await
             .map_err(|error| StartError::Failed(format!("{error} (HX0401)")))?;
+        // One host owns this file, so every lease in it is of a host that is gone.
+        store.reclaim().await.map_err(|error| failed("take parked retries back", error))?;
         let targets = Arc::new(targets::Known::new(settings));
         let runtime = guest::Runtime::start(guest::RuntimeOptions {
             plugins: settings.plugins.clone(),
@@ -126,7 +131,10 @@ impl App {
             stop: CancellationToken::new(),
             fatal,
             stopping: CancellationToken::new(),
+            _lock: lock,
         });
+        app.follow_plugins();
+        app.prepare().await;
         let tasks = app.spawn(listener, token, clock);
         Ok((app, tasks))
     }
@@ -152,7 +160,6 @@ impl App {
             stopping: self.stopping.clone(),
         });
         tasks.spawn(Kind::Http, http::serve(listener, api, self.stop.clone()));
-        self.follow_plugins();
         let app = Arc::clone(self);
         tasks.spawn(Kind::PluginWatch, async move { app.load_and_watch().await });
         tasks.spawn(Kind::ConfigWatch, reload::watch(Arc::clone(self)));
@@ -160,8 +167,8 @@ impl App {
         tasks
     }
 
-    /// Plugins first, so that a route's first message finds its handler; then topology; then intake.
-    async fn load_and_watch(self: Arc<Self>) -> Result<(), String> {
+    /// Before anybody can publish: queues and topics of the embedded broker, routes, intake.
+    async fn prepare(&self) {
         let settings = self.settings.load_full();
         if settings.host.messaging {
             self.create_own_topology(&settings).await;
@@ -169,6 +176,10 @@ impl App {
         } else {
             tracing::warn!("messaging is switched off (MESSAGING_ENABLED=false): health and metrics only");
         }
+    }
+
+    /// Routes wait for their plugins; `/readyz` says so.
+    async fn load_and_watch(self: Arc<Self>) -> Result<(), String> {
         self.runtime.load_all().await;
         self.dispatcher.plugins_changed();
         let watch = self.runtime.watch(self.stop.clone());
@@ -204,6 +215,7 @@ impl App {
             let plugin = event.plugin.as_str();
             match &event.error {
                 None => {
+                    tracing::info!(plugin, old = %short(event.old), new = %short(event.new), took_ms = %event.took.as_millis(), "plugin swapped in");
                     metrics.plugin_reloads.with_label_values(&[plugin]).inc();
                     if let Some(old) = &event.old {
                         let _ = metrics.plugin_info.remove_label_values(&[plugin, &old.to_string()]);
@@ -212,7 +224,10 @@ impl App {
                         metrics.plugin_info.with_label_values(&[plugin, &new.to_string()]).set(1.0);
                     }
                 }
-                Some(_) => metrics.plugin_reload_failures.with_label_values(&[plugin]).inc(),
+                Some(error) => {
+                    tracing::error!(plugin, %error, serving = %short(event.new), "plugin file refused; the last good version serves");
+                    metrics.plugin_reload_failures.with_label_values(&[plugin]).inc();
+                }
             }
             if let Some(dispatcher) = dispatcher.upgrade() {
                 dispatcher.plugins_changed();
@@ -289,6 +304,24 @@ impl App {
         self.store.close().await;
         tracing::info!("stopped");
     }
+}
+
+fn short(digest: Option<Digest>) -> String {
+    digest.map_or_else(|| "none".to_owned(), |digest| digest.short())
+}
+
+/// One host per state folder: two would take each other's parked retries.
+fn lock_state(state_dir: &std::path::Path) -> Result<std::fs::File, StartError> {
+    let path = state_dir.join("host.lock");
+    std::fs::create_dir_all(state_dir).map_err(|error| failed("make the state folder", error))?;
+    let file = std::fs::File::create(&path).map_err(|error| failed(&format!("open {}", path.display()), error))?;
+    file.try_lock().map_err(|_| {
+        StartError::Failed(format!(
+            "another host runs with the state folder {}; stop it, or choose another with --state-dir",
+            state_dir.display()
+        ))
+    })?;
+    Ok(file)
 }
 
 async fn bind(address: SocketAddr, token: Option<&Token>) -> Result<tokio::net::TcpListener, StartError> {

@@ -108,8 +108,14 @@ fn complete(url: &str, request: &Request, context: &Context) -> Result<String, F
     Ok(completion.text)
 }
 
+/// Lets the demo tell two builds apart.
+const VERSION: Option<&str> = option_env!("HELIX_DEMO_VERSION");
+
 fn canned(prompt: &str) -> String {
-    format!("You said: {prompt}")
+    match VERSION {
+        Some(version) => format!("Version {version}: you said: {prompt}"),
+        None => format!("You said: {prompt}"),
+    }
 }
 
 #[cfg(test)]
