@@ -78,15 +78,24 @@ impl App {
         let metrics = Arc::new(Metrics::new().map_err(|error| failed("register metrics", error))?);
         let brokers = connect(settings, &clock)?;
         loaded.check_promises(|name| capabilities(&brokers, name))?;
-        let token = settings.host.token.as_ref().map(|token| Token::new(token.expose_secret()));
+        let token = settings
+            .host
+            .token
+            .as_ref()
+            .map(|token| Token::new(token.expose_secret()));
         let listener = bind(settings.host.listen, token.as_ref()).await?;
-        let address = listener.local_addr().map_err(|error| failed("read the HTTP address", error))?;
+        let address = listener
+            .local_addr()
+            .map_err(|error| failed("read the HTTP address", error))?;
         let lock = lock_state(&settings.host.state_dir)?;
         let store = SqliteStore::open(&settings.host.state_dir.join("store.db"), Arc::clone(&clock))
             .await
             .map_err(|error| StartError::Failed(format!("{error} (HX0401)")))?;
         // One host owns this file, so every lease in it is of a host that is gone.
-        store.reclaim().await.map_err(|error| failed("take parked retries back", error))?;
+        store
+            .reclaim()
+            .await
+            .map_err(|error| failed("take parked retries back", error))?;
         let targets = Arc::new(targets::Known::new(settings));
         let runtime = guest::Runtime::start(guest::RuntimeOptions {
             plugins: settings.plugins.clone(),
@@ -113,7 +122,9 @@ impl App {
             fatal: fatal.clone(),
         }));
         let dispatcher = Arc::new(
-            Dispatcher::start(Arc::clone(&context)).await.map_err(|error| failed("read parked retries", error))?,
+            Dispatcher::start(Arc::clone(&context))
+                .await
+                .map_err(|error| failed("read parked retries", error))?,
         );
         let app = Arc::new(Self {
             settings: ArcSwap::from_pointee(settings.clone()),
@@ -139,7 +150,12 @@ impl App {
         Ok((app, tasks))
     }
 
-    fn spawn(self: &Arc<Self>, listener: tokio::net::TcpListener, token: Option<Token>, clock: Arc<dyn Clock>) -> Tasks {
+    fn spawn(
+        self: &Arc<Self>,
+        listener: tokio::net::TcpListener,
+        token: Option<Token>,
+        clock: Arc<dyn Clock>,
+    ) -> Tasks {
         let settings = self.settings.load_full();
         let mut tasks = Tasks::new(self.fatal.clone());
         let api = Arc::new(Api {
@@ -195,7 +211,9 @@ impl App {
                 MessageKind::Event => &settings.events_broker,
             };
             let embedded = matches!(settings.brokers.get(name), Some(valid::Broker::Embedded(_)));
-            let Some(broker) = self.brokers.get(name.as_str()).filter(|_| embedded) else { continue };
+            let Some(broker) = self.brokers.get(name.as_str()).filter(|_| embedded) else {
+                continue;
+            };
             let topology = broker.topology();
             let result = match topology.compare(destination).await {
                 Ok(Comparison::Missing) => topology.create(destination).await,
@@ -260,7 +278,11 @@ impl App {
             kind: route.kind,
             destination: Arc::clone(&route.destination.0),
             id: self.context.ids.next(),
-            message_type: if route.message_type.is_literal() { route.message_type.to_string() } else { "test".to_owned() },
+            message_type: if route.message_type.is_literal() {
+                route.message_type.to_string()
+            } else {
+                "test".to_owned()
+            },
             payload: bytes::Bytes::from_static(b"{}"),
             tombstone: false,
             content_type: Some("application/json".to_owned()),
@@ -314,7 +336,8 @@ fn short(digest: Option<Digest>) -> String {
 fn lock_state(state_dir: &std::path::Path) -> Result<std::fs::File, StartError> {
     let path = state_dir.join("host.lock");
     std::fs::create_dir_all(state_dir).map_err(|error| failed("make the state folder", error))?;
-    let file = std::fs::File::create(&path).map_err(|error| failed(&format!("open {}", path.display()), error))?;
+    let file =
+        std::fs::File::create(&path).map_err(|error| failed(&format!("open {}", path.display()), error))?;
     file.try_lock().map_err(|_| {
         StartError::Failed(format!(
             "another host runs with the state folder {}; stop it, or choose another with --state-dir",
@@ -343,20 +366,26 @@ pub(crate) fn connect(
     settings: &Settings,
     clock: &Arc<dyn Clock>,
 ) -> Result<HashMap<Arc<str>, Arc<dyn Broker>>, StartError> {
-    let mut used: std::collections::BTreeSet<&str> = settings.routes.iter().map(|route| &*route.broker).collect();
+    let mut used: std::collections::BTreeSet<&str> =
+        settings.routes.iter().map(|route| &*route.broker).collect();
     used.insert(&settings.tasks_broker);
     used.insert(&settings.events_broker);
     let mut brokers: HashMap<Arc<str>, Arc<dyn Broker>> = HashMap::new();
-    for (name, options) in settings.brokers.iter().filter(|(name, _)| used.contains(name.as_str())) {
+    for (name, options) in settings
+        .brokers
+        .iter()
+        .filter(|(name, _)| used.contains(name.as_str()))
+    {
         let formats = settings.formats.clone();
         let broker: Result<Arc<dyn Broker>, crate::broker::Error> = match options {
-            valid::Broker::Embedded(options) => {
-                Embedded::open(name, options, formats, Arc::clone(clock)).map(|b| Arc::new(b) as Arc<dyn Broker>)
-            }
+            valid::Broker::Embedded(options) => Embedded::open(name, options, formats, Arc::clone(clock))
+                .map(|b| Arc::new(b) as Arc<dyn Broker>),
             valid::Broker::RabbitMq(options) => {
                 RabbitMq::new(name, options, formats).map(|b| Arc::new(b) as Arc<dyn Broker>)
             }
-            valid::Broker::Kafka(options) => Kafka::new(name, options, formats).map(|b| Arc::new(b) as Arc<dyn Broker>),
+            valid::Broker::Kafka(options) => {
+                Kafka::new(name, options, formats).map(|b| Arc::new(b) as Arc<dyn Broker>)
+            }
         };
         let broker = broker.map_err(|error| failed(&format!("use broker `{name}`"), error))?;
         brokers.insert(name.as_str().into(), broker);
@@ -379,7 +408,9 @@ pub(crate) const NO_CAPABILITIES: Capabilities = Capabilities {
 };
 
 fn capabilities(brokers: &HashMap<Arc<str>, Arc<dyn Broker>>, name: &str) -> Capabilities {
-    brokers.get(name).map_or(NO_CAPABILITIES, |broker| broker.capabilities())
+    brokers
+        .get(name)
+        .map_or(NO_CAPABILITIES, |broker| broker.capabilities())
 }
 
 /// What the configured brokers can do, without connecting to any or opening a file.
@@ -408,7 +439,10 @@ fn publishers(
             .map(|broker| (broker.name(), broker.publisher()))
             .ok_or_else(|| StartError::Failed(format!("no broker named `{name}`")))
     };
-    Ok(dispatch::Targets { tasks: find(&settings.tasks_broker)?, events: find(&settings.events_broker)? })
+    Ok(dispatch::Targets {
+        tasks: find(&settings.tasks_broker)?,
+        events: find(&settings.events_broker)?,
+    })
 }
 
 /// Jitter needs no quality: the low bits of a random UUID.

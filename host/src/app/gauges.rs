@@ -31,26 +31,42 @@ async fn read(app: &App) {
         metrics.broker_up.with_label_values(&[&**name]).set(up);
     }
     for (broker_name, kind, destination) in app.dispatcher.subscriptions() {
-        let Some(broker) = app.brokers.get(&broker_name) else { continue };
+        let Some(broker) = app.brokers.get(&broker_name) else {
+            continue;
+        };
         let topology = broker.topology();
         let asked = tokio::time::timeout(ASK_LIMIT, topology.depth(kind, &destination)).await;
         if let Ok(Ok(depth)) = asked {
             let depth = i64::try_from(depth).unwrap_or(i64::MAX);
-            metrics.queue_depth.with_label_values(&[&*broker_name, &*destination]).set(depth);
+            metrics
+                .queue_depth
+                .with_label_values(&[&*broker_name, &*destination])
+                .set(depth);
             if kind == MessageKind::Event {
-                metrics.consumer_lag.with_label_values(&[&*broker_name, &*destination]).set(depth);
+                metrics
+                    .consumer_lag
+                    .with_label_values(&[&*broker_name, &*destination])
+                    .set(depth);
             }
         }
     }
     if let Ok(count) = app.store.count().await {
-        metrics.retries_pending.set(i64::try_from(count).unwrap_or(i64::MAX));
+        metrics
+            .retries_pending
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
     if let Ok(depths) = app.store.depth().await {
         let total: u64 = depths.iter().map(|(_, n)| n).sum();
-        metrics.dlq_messages_total.with_label_values(&[DLQ]).set(i64::try_from(total).unwrap_or(i64::MAX));
+        metrics
+            .dlq_messages_total
+            .with_label_values(&[DLQ])
+            .set(i64::try_from(total).unwrap_or(i64::MAX));
         metrics.dlq_messages.reset();
         for (destination, n) in depths {
-            metrics.dlq_messages.with_label_values(&[destination.as_str()]).set(i64::try_from(n).unwrap_or(i64::MAX));
+            metrics
+                .dlq_messages
+                .with_label_values(&[destination.as_str()])
+                .set(i64::try_from(n).unwrap_or(i64::MAX));
         }
     }
 }

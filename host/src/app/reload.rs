@@ -40,7 +40,11 @@ pub(super) async fn watch(app: Arc<App>) -> Result<(), String> {
 fn stamps(files: &[PathBuf]) -> Vec<Option<(SystemTime, u64)>> {
     files
         .iter()
-        .map(|file| std::fs::metadata(file).ok().and_then(|m| Some((m.modified().ok()?, m.len()))))
+        .map(|file| {
+            std::fs::metadata(file)
+                .ok()
+                .and_then(|m| Some((m.modified().ok()?, m.len())))
+        })
         .collect()
 }
 
@@ -62,7 +66,9 @@ impl App {
                 Ok(())
             }
             Err(faults) => {
-                let first = faults.0.first().map_or_else(String::new, |f| format!("{}: {} ({})", f.place, f.message, f.code));
+                let first = faults.0.first().map_or_else(String::new, |f| {
+                    format!("{}: {} ({})", f.place, f.message, f.code)
+                });
                 self.stale_config.store(Some(Arc::new(first)));
                 self.metrics.config_reload_failures.inc();
                 Err(faults)
@@ -76,7 +82,9 @@ impl App {
             || old.host.listen != settings.host.listen
             || old.host.state_dir != settings.host.state_dir
         {
-            tracing::warn!("changes under [brokers] and [host] take effect at the next start; everything else serves now");
+            tracing::warn!(
+                "changes under [brokers] and [host] take effect at the next start; everything else serves now"
+            );
             settings.brokers = old.brokers.clone();
         }
         self.runtime.replace_plugins(settings.plugins.clone());

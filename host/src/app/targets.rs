@@ -33,7 +33,11 @@ impl Known {
 
 fn names(settings: &Settings) -> Names {
     let all = |kind: MessageKind| {
-        let topology = settings.topology.iter().filter(|d| d.kind == kind).map(|d| Arc::clone(&d.name));
+        let topology = settings
+            .topology
+            .iter()
+            .filter(|d| d.kind == kind)
+            .map(|d| Arc::clone(&d.name));
         let routes = settings
             .routes
             .iter()

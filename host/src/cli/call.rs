@@ -16,7 +16,9 @@ use crate::model::raw::Properties;
 use crate::model::{Clock, Headers, Ids, MessageKind, Origin, RawMessage, SystemClock, UuidIds};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  helix call plugins/hello.wasm '{\"type\":\"hello.greet\",\"payload\":{\"name\":\"Ada\"}}'")]
+#[command(
+    after_help = "Example:\n  helix call plugins/hello.wasm '{\"type\":\"hello.greet\",\"payload\":{\"name\":\"Ada\"}}'"
+)]
 pub struct Call {
     /// A .wasm file, or the name of a plugin of the configuration (its grants apply)
     plugin: String,
@@ -44,11 +46,17 @@ impl Call {
         if let Some(error) = report.error {
             return Err(Exit::invalid(error.to_string()));
         }
-        let version = runtime.current(&name).ok_or_else(|| Exit::failed("the plugin did not load"))?;
+        let version = runtime
+            .current(&name)
+            .ok_or_else(|| Exit::failed("the plugin did not load"))?;
         let kind = self.kind(version.exports());
         let raw = self.raw(kind)?;
-        let envelope = decode::decode(&raw, &UuidIds.next(), SystemClock.now_ms())
-            .map_err(|error| Exit::invalid(format!("the message cannot be decoded: {error} ({}); give --type if that is what is missing", error.code)))?;
+        let envelope = decode::decode(&raw, &UuidIds.next(), SystemClock.now_ms()).map_err(|error| {
+            Exit::invalid(format!(
+                "the message cannot be decoded: {error} ({}); give --type if that is what is missing",
+                error.code
+            ))
+        })?;
         let invocation = Invocation {
             envelope: &envelope,
             attempt: self.attempt,
@@ -64,8 +72,12 @@ impl Call {
 
     fn plugin(&self, global: &Global) -> (String, valid::Plugin) {
         let file = PathBuf::from(&self.plugin);
-        let name = file.file_stem().map_or_else(|| self.plugin.clone(), |s| s.to_string_lossy().into_owned());
-        let configured = load::load(global).ok().and_then(|loaded| loaded.settings.plugins.get(&name).cloned());
+        let name = file
+            .file_stem()
+            .map_or_else(|| self.plugin.clone(), |s| s.to_string_lossy().into_owned());
+        let configured = load::load(global)
+            .ok()
+            .and_then(|loaded| loaded.settings.plugins.get(&name).cloned());
         let mut plugin = configured.unwrap_or_else(|| valid::Plugin::without_grants(&name, file.clone()));
         if file.is_file() {
             plugin.file = file;
@@ -74,17 +86,30 @@ impl Call {
     }
 
     fn kind(&self, exports: Exports) -> MessageKind {
-        if self.event || !exports.handles(MessageKind::Task) { MessageKind::Event } else { MessageKind::Task }
+        if self.event || !exports.handles(MessageKind::Task) {
+            MessageKind::Event
+        } else {
+            MessageKind::Task
+        }
     }
 
     fn raw(&self, kind: MessageKind) -> Result<RawMessage, Exit> {
         let body: Bytes = send::read(&self.message)?.into();
         Ok(RawMessage {
-            origin: Origin { broker: "call".into(), kind, destination: "call".into(), partition: None, offset: None },
+            origin: Origin {
+                broker: "call".into(),
+                kind,
+                destination: "call".into(),
+                partition: None,
+                offset: None,
+            },
             body: Some(body),
             key: None,
             headers: Headers::new(),
-            props: Properties { message_type: self.message_type.clone(), ..Properties::default() },
+            props: Properties {
+                message_type: self.message_type.clone(),
+                ..Properties::default()
+            },
             timestamp_ms: None,
             redelivered: false,
         })
@@ -142,7 +167,11 @@ fn print(global: &Global, completion: &Completion) -> Result<(), Exit> {
             "result": completion.outcome, "published": outputs, "log": completion.log, "duration_ms": ms,
         }))?;
     } else {
-        let why = completion.outcome.failure().map(|f| format!(": {}", f.reason)).unwrap_or_default();
+        let why = completion
+            .outcome
+            .failure()
+            .map(|f| format!(": {}", f.reason))
+            .unwrap_or_default();
         output::line(&format!("{}{why} ({ms:.2} ms)", completion.outcome.label()))?;
         for published in &outputs {
             output::line(&format!("  published {published}"))?;
@@ -153,7 +182,9 @@ fn print(global: &Global, completion: &Completion) -> Result<(), Exit> {
     }
     match completion.outcome.label() {
         "done" => Ok(()),
-        other => Err(Exit::failed(format!("the handler did not finish with done but with {other}"))),
+        other => Err(Exit::failed(format!(
+            "the handler did not finish with done but with {other}"
+        ))),
     }
 }
 
@@ -181,4 +212,3 @@ impl valid::Plugin {
         }
     }
 }
-

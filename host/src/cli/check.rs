@@ -29,7 +29,10 @@ impl Check {
                         for route in wanted.filter(|r| !status.exports.handles(r.kind)) {
                             faults.push(format!(
                                 "HX0302: plugin `{}` exports no {} handler, which route `{}` ({}) needs",
-                                plugin.name, route.kind.as_str(), route.name, route.declared_at
+                                plugin.name,
+                                route.kind.as_str(),
+                                route.name,
+                                route.declared_at
                             ));
                         }
                     }
@@ -45,7 +48,9 @@ impl Check {
         if global.output == Format::Text {
             output::line(&format!(
                 "ok: {} routes, {} plugins, {} queues and topics",
-                settings.routes.len(), settings.plugins.len(), settings.topology.len()
+                settings.routes.len(),
+                settings.plugins.len(),
+                settings.topology.len()
             ))?;
         }
         Ok(())

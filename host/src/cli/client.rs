@@ -28,15 +28,21 @@ impl Client {
             .timeout(Duration::from_secs(60))
             .build()
             .map_err(|error| Exit::failed(format!("cannot make an HTTP client: {error}")))?;
-        Ok(Self { base, token: global.token.clone(), http })
+        Ok(Self {
+            base,
+            token: global.token.clone(),
+            http,
+        })
     }
 
     pub async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, Exit> {
-        self.answer(self.http.get(format!("{}{path}", self.base)).query(query)).await
+        self.answer(self.http.get(format!("{}{path}", self.base)).query(query))
+            .await
     }
 
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, Exit> {
-        self.answer(self.http.post(format!("{}{path}", self.base)).json(body)).await
+        self.answer(self.http.post(format!("{}{path}", self.base)).json(body))
+            .await
     }
 
     async fn answer<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T, Exit> {
@@ -52,14 +58,32 @@ impl Client {
             .coded(error::CLI_UNREACHABLE)
         })?;
         let status = response.status();
-        let body = response.bytes().await.map_err(|error| Exit::failed(format!("the answer broke off: {error}")))?;
+        let body = response
+            .bytes()
+            .await
+            .map_err(|error| Exit::failed(format!("the answer broke off: {error}")))?;
         if status.is_success() {
-            return serde_json::from_slice(&body)
-                .map_err(|error| Exit::failed(format!("the host's answer is not understood: {error}; versions may differ")));
+            return serde_json::from_slice(&body).map_err(|error| {
+                Exit::failed(format!(
+                    "the host's answer is not understood: {error}; versions may differ"
+                ))
+            });
         }
         let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let text = |key: &str| problem.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let message = format!("error[{}]: {}: {} (HTTP {})", text("code"), text("title"), text("detail"), status.as_u16());
+        let text = |key: &str| {
+            problem
+                .get(key)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let message = format!(
+            "error[{}]: {}: {} (HTTP {})",
+            text("code"),
+            text("title"),
+            text("detail"),
+            status.as_u16()
+        );
         Err(match status.as_u16() {
             503 | 504 | 507 => Exit::unreachable(message),
             400 | 413 | 422 => Exit::invalid(message),

@@ -35,27 +35,46 @@ impl Config {
 fn show(global: &Global) -> Result<(), Exit> {
     let loaded = load::load(global)?;
     if global.output == Format::Json {
-        let map: std::collections::BTreeMap<_, _> = loaded.explain.iter().map(|e| (&e.path, &e.value)).collect();
+        let map: std::collections::BTreeMap<_, _> =
+            loaded.explain.iter().map(|e| (&e.path, &e.value)).collect();
         return output::json(&map);
     }
-    loaded.explain.iter().try_for_each(|e| output::line(&format!("{} = {}", e.path, e.value)))
+    loaded
+        .explain
+        .iter()
+        .try_for_each(|e| output::line(&format!("{} = {}", e.path, e.value)))
 }
 
 fn explain(global: &Global, prefix: &str) -> Result<(), Exit> {
     let loaded = load::load(global)?;
-    let chosen: Vec<_> = loaded.explain.iter().filter(|e| e.path.starts_with(prefix)).collect();
+    let chosen: Vec<_> = loaded
+        .explain
+        .iter()
+        .filter(|e| e.path.starts_with(prefix))
+        .collect();
     if global.output == Format::Json {
         return output::json(&chosen);
     }
     let rows = chosen
         .iter()
-        .map(|e| vec![e.path.clone(), e.value.clone(), e.source.clone(), e.over.join(", ")])
+        .map(|e| {
+            vec![
+                e.path.clone(),
+                e.value.clone(),
+                e.source.clone(),
+                e.over.join(", "),
+            ]
+        })
         .collect();
     output::table(&["setting", "value", "from", "instead of"], rows)
 }
 
 fn generated(path: &str) -> Result<(), Exit> {
     let all = config::generated();
-    let text = all.iter().find(|(name, _)| *name == path).map(|(_, text)| text.trim_end()).unwrap_or_default();
+    let text = all
+        .iter()
+        .find(|(name, _)| *name == path)
+        .map(|(_, text)| text.trim_end())
+        .unwrap_or_default();
     output::line(text)
 }

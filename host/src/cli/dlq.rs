@@ -72,7 +72,11 @@ impl List {
             ("cursor", self.cursor),
         ];
         let mut query = vec![("limit", self.limit.to_string())];
-        query.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value?))));
+        query.extend(
+            optional
+                .into_iter()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
         let listing: Listing = client.get("/v1/messaging/dlq", &query).await?;
         if global.output == Format::Json {
             return output::json(&listing);
@@ -95,7 +99,18 @@ impl List {
                 ]
             })
             .collect();
-        output::table(&["id", "class", "type", "from", "attempts", "last failure", "reason"], rows)?;
+        output::table(
+            &[
+                "id",
+                "class",
+                "type",
+                "from",
+                "attempts",
+                "last failure",
+                "reason",
+            ],
+            rows,
+        )?;
         output::line(&format!("{} of {}", listing.messages.len(), listing.count))?;
         match listing.next {
             Some(next) => output::line(&format!("more: helix dlq ls --cursor {next}")),
@@ -131,9 +146,16 @@ async fn show(global: &Global, client: &Client, id: &str) -> Result<(), Exit> {
     field("first failure", &letter.first_failure)?;
     field("last failure", &letter.last_failure)?;
     for attempt in &letter.history {
-        let why = attempt.outcome.failure().map(|f| f.reason.as_str()).unwrap_or_default();
+        let why = attempt
+            .outcome
+            .failure()
+            .map(|f| f.reason.as_str())
+            .unwrap_or_default();
         let ms = attempt.duration_us / 1000;
-        field(&format!("attempt {}", attempt.number), &format!("{} after {ms} ms: {why}", attempt.outcome.label()))?;
+        field(
+            &format!("attempt {}", attempt.number),
+            &format!("{} after {ms} ms: {why}", attempt.outcome.label()),
+        )?;
         for line in &attempt.log {
             field("", &format!("| {line}"))?;
         }

@@ -14,24 +14,39 @@ pub struct Exit {
 
 impl Exit {
     pub fn failed(message: impl Into<String>) -> Self {
-        Self { code: 1, message: message.into() }
+        Self {
+            code: 1,
+            message: message.into(),
+        }
     }
 
     pub fn usage(message: impl Into<String>) -> Self {
-        Self { code: 2, message: message.into() }
+        Self {
+            code: 2,
+            message: message.into(),
+        }
     }
 
     pub fn invalid(message: impl Into<String>) -> Self {
-        Self { code: 3, message: message.into() }
+        Self {
+            code: 3,
+            message: message.into(),
+        }
     }
 
     pub fn unreachable(message: impl Into<String>) -> Self {
-        Self { code: 4, message: message.into() }
+        Self {
+            code: 4,
+            message: message.into(),
+        }
     }
 
     /// What, why, what next, and the code whose page has the remedy.
     pub fn coded(self, code: Code) -> Self {
-        Self { message: format!("error[{code}]: {}\n  see docs/errors/{code}.md", self.message), ..self }
+        Self {
+            message: format!("error[{code}]: {}\n  see docs/errors/{code}.md", self.message),
+            ..self
+        }
     }
 
     pub fn message(&self) -> &str {
@@ -47,7 +62,10 @@ impl Exit {
 
 impl From<Faults> for Exit {
     fn from(faults: Faults) -> Self {
-        let style = Style::of(std::io::stderr().is_terminal(), std::env::var_os("NO_COLOR").is_some());
+        let style = Style::of(
+            std::io::stderr().is_terminal(),
+            std::env::var_os("NO_COLOR").is_some(),
+        );
         Self::invalid(faults.render(style))
     }
 }

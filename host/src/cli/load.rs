@@ -6,8 +6,9 @@ use crate::config::{self, LoadRequest, Loaded};
 pub fn request(global: &Global, flags: Vec<(String, String)>) -> Result<LoadRequest, Exit> {
     let mut all = Vec::new();
     for set in &global.set {
-        let (path, value) =
-            set.split_once('=').ok_or_else(|| Exit::usage(format!("--set takes PATH=VALUE, got `{set}`")))?;
+        let (path, value) = set
+            .split_once('=')
+            .ok_or_else(|| Exit::usage(format!("--set takes PATH=VALUE, got `{set}`")))?;
         all.push((path.to_owned(), value.to_owned()));
     }
     all.extend(flags);
@@ -15,7 +16,8 @@ pub fn request(global: &Global, flags: Vec<(String, String)>) -> Result<LoadRequ
         path: global.config.clone(),
         flags: all,
         env: std::env::vars().collect(),
-        cwd: std::env::current_dir().map_err(|error| Exit::failed(format!("no working directory: {error}")))?,
+        cwd: std::env::current_dir()
+            .map_err(|error| Exit::failed(format!("no working directory: {error}")))?,
     })
 }
 

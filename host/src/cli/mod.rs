@@ -27,7 +27,12 @@ use output::Format;
 
 /// Sandboxed WebAssembly handlers on RabbitMQ, Kafka and an embedded durable broker.
 #[derive(Debug, Parser)]
-#[command(name = "helix", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    name = "helix",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
 pub struct Cli {
     #[command(flatten)]
     global: Global,
@@ -50,7 +55,13 @@ struct Global {
     #[arg(long, global = true, value_name = "URL", env = "HELIX_URL")]
     url: Option<String>,
     /// Bearer token of the running host
-    #[arg(long, global = true, value_name = "TOKEN", env = "HELIX_API_TOKEN", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "TOKEN",
+        env = "HELIX_API_TOKEN",
+        hide_env_values = true
+    )]
     token: Option<String>,
 }
 

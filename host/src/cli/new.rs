@@ -40,13 +40,21 @@ const RUST: &[(&str, &str)] = &[
 impl New {
     pub fn run(self, _global: &Global) -> Result<(), Exit> {
         let valid = self.name.starts_with(|c: char| c.is_ascii_alphabetic())
-            && self.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+            && self
+                .name
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
         if !valid {
-            return Err(Exit::usage(format!("`{}` is no project name: letters, digits, `-` and `_`, a letter first", self.name)));
+            return Err(Exit::usage(format!(
+                "`{}` is no project name: letters, digits, `-` and `_`, a letter first",
+                self.name
+            )));
         }
         let dir = self.dir.clone().unwrap_or_else(|| PathBuf::from(&self.name));
         if dir.exists() && std::fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_some()) {
-            return Err(Exit::failed(format!("{} exists and is not empty", dir.display())).coded(error::CLI_FILE));
+            return Err(
+                Exit::failed(format!("{} exists and is not empty", dir.display())).coded(error::CLI_FILE)
+            );
         }
         let sdk = self.dependency()?;
         let files = match self.lang {
@@ -60,7 +68,11 @@ impl New {
             write(&dir.join(path), &content)?;
         }
         std::fs::create_dir_all(dir.join("plugins")).map_err(|error| unwritable(&dir, &error))?;
-        output::line(&format!("made {}\n  next: cd {} && helix dev", dir.display(), dir.display()))
+        output::line(&format!(
+            "made {}\n  next: cd {} && helix dev",
+            dir.display(),
+            dir.display()
+        ))
     }
 
     /// The value of `helix-sdk` in Cargo.toml.
@@ -69,13 +81,17 @@ impl New {
         let path = match &self.sdk {
             Some(path) => Some(path.clone()),
             // A binary built from a checkout uses that checkout; an installed one the published crate.
-            None => from_checkout.join("Cargo.toml").is_file().then_some(from_checkout),
+            None => from_checkout
+                .join("Cargo.toml")
+                .is_file()
+                .then_some(from_checkout),
         };
         match path {
             None => Ok(format!("\"{}\"", env!("CARGO_PKG_VERSION"))),
             Some(path) => {
                 let path = path.canonicalize().map_err(|error| {
-                    Exit::failed(format!("cannot use the SDK at {}: {error}", path.display())).coded(error::CLI_FILE)
+                    Exit::failed(format!("cannot use the SDK at {}: {error}", path.display()))
+                        .coded(error::CLI_FILE)
                 })?;
                 Ok(format!("{{ path = {:?} }}", path.display().to_string()))
             }

@@ -16,18 +16,23 @@ pub enum Format {
 
 /// One line of text.
 pub fn line(text: &str) -> Result<(), Exit> {
-    writeln!(std::io::stdout(), "{text}").map_err(|error| Exit::failed(format!("cannot write to stdout: {error}")))
+    writeln!(std::io::stdout(), "{text}")
+        .map_err(|error| Exit::failed(format!("cannot write to stdout: {error}")))
 }
 
 pub fn json(value: &impl Serialize) -> Result<(), Exit> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Exit::failed(format!("cannot write JSON: {error}")))?;
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Exit::failed(format!("cannot write JSON: {error}")))?;
     line(&text)
 }
 
 /// Control characters of messages and guests are shown, not sent to the terminal.
 pub fn table(head: &[&str], rows: Vec<Vec<String>>) -> Result<(), Exit> {
     let mut table = Table::new();
-    table.load_style(presets::ASCII_BORDERS_ONLY_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic).set_header(head);
+    table
+        .load_style(presets::ASCII_BORDERS_ONLY_CONDENSED)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(head);
     for row in rows {
         table.add_row(row.iter().map(|cell| printable(cell)));
     }

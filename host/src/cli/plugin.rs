@@ -44,18 +44,30 @@ async fn ls(global: &Global) -> Result<(), Exit> {
                 (None, None) => "loading".to_owned(),
                 (Some(_), None) => "serving".to_owned(),
             };
-            let denied: Vec<&str> = p.imports.iter().filter(|i| !i.granted).map(|i| i.interface.as_str()).collect();
+            let denied: Vec<&str> = p
+                .imports
+                .iter()
+                .filter(|i| !i.granted)
+                .map(|i| i.interface.as_str())
+                .collect();
             vec![
                 p.name.clone(),
                 p.digest.as_deref().map(short).unwrap_or_default(),
                 handlers(p),
                 state,
-                if denied.is_empty() { String::new() } else { format!("not granted: {}", denied.join(", ")) },
+                if denied.is_empty() {
+                    String::new()
+                } else {
+                    format!("not granted: {}", denied.join(", "))
+                },
                 format!("{} ok, {} refused", p.reloads, p.failed_reloads),
             ]
         })
         .collect();
-    output::table(&["plugin", "digest", "handlers", "state", "imports", "loads"], rows)
+    output::table(
+        &["plugin", "digest", "handlers", "state", "imports", "loads"],
+        rows,
+    )
 }
 
 fn short(digest: &str) -> String {
@@ -64,40 +76,64 @@ fn short(digest: &str) -> String {
 
 fn handlers(status: &PluginStatus) -> String {
     let e = status.exports;
-    [(e.task, "task"), (e.event, "event"), (e.event_batch, "event batch"), (e.packed, "packed")]
-        .into_iter()
-        .filter_map(|(has, name)| has.then_some(name))
-        .collect::<Vec<_>>()
-        .join(", ")
+    [
+        (e.task, "task"),
+        (e.event, "event"),
+        (e.event_batch, "event batch"),
+        (e.packed, "packed"),
+    ]
+    .into_iter()
+    .filter_map(|(has, name)| has.then_some(name))
+    .collect::<Vec<_>>()
+    .join(", ")
 }
 
 async fn inspect(global: &Global, plugin: &str) -> Result<(), Exit> {
     let as_file = PathBuf::from(plugin);
     let settings = load::load(global).ok().map(|loaded| loaded.settings);
     let configured = settings.as_ref().and_then(|s| {
-        s.plugins.get(plugin).or_else(|| s.plugins.values().find(|p| p.file.file_name() == as_file.file_name())).cloned()
+        s.plugins
+            .get(plugin)
+            .or_else(|| {
+                s.plugins
+                    .values()
+                    .find(|p| p.file.file_name() == as_file.file_name())
+            })
+            .cloned()
     });
-    let name = as_file.file_stem().map_or_else(|| plugin.to_owned(), |stem| stem.to_string_lossy().into_owned());
+    let name = as_file
+        .file_stem()
+        .map_or_else(|| plugin.to_owned(), |stem| stem.to_string_lossy().into_owned());
     let mut grants = configured.unwrap_or_else(|| valid::Plugin::without_grants(&name, as_file.clone()));
     if as_file.is_file() {
         grants.file = as_file;
     }
     if !grants.file.is_file() {
-        return Err(Exit::invalid(format!("no file and no configured plugin named `{plugin}`")).coded(error::PLUGIN_MISSING));
+        return Err(
+            Exit::invalid(format!("no file and no configured plugin named `{plugin}`"))
+                .coded(error::PLUGIN_MISSING),
+        );
     }
     let status = inspect_file(grants).await?;
     if global.output == Format::Json {
         return output::json(&status);
     }
     output::line(&format!("plugin    {}", status.name))?;
-    output::line(&format!("digest    {}", status.digest.as_deref().unwrap_or_default()))?;
+    output::line(&format!(
+        "digest    {}",
+        status.digest.as_deref().unwrap_or_default()
+    ))?;
     output::line(&format!("handlers  {}", handlers(&status)))?;
     let rows = status
         .imports
         .iter()
         .map(|i| {
             let state = if i.granted { "granted" } else { "refused when used" };
-            vec![i.interface.clone(), state.to_owned(), i.grant.clone().unwrap_or_default()]
+            vec![
+                i.interface.clone(),
+                state.to_owned(),
+                i.grant.clone().unwrap_or_default(),
+            ]
         })
         .collect();
     output::table(&["imports", "", "would be granted by"], rows)
@@ -105,7 +141,10 @@ async fn inspect(global: &Global, plugin: &str) -> Result<(), Exit> {
 
 /// Everything a reload would do, except the swap.
 pub(super) async fn inspect_file(plugin: valid::Plugin) -> Result<PluginStatus, Exit> {
-    let bytes = std::fs::read(&plugin.file)
-        .map_err(|e| Exit::failed(format!("cannot read {}: {e}", plugin.file.display())).coded(error::CLI_FILE))?;
-    guest::inspect(bytes, plugin, &call::cache_dir()).await.map_err(|refused| Exit::invalid(refused.to_string()))
+    let bytes = std::fs::read(&plugin.file).map_err(|e| {
+        Exit::failed(format!("cannot read {}: {e}", plugin.file.display())).coded(error::CLI_FILE)
+    })?;
+    guest::inspect(bytes, plugin, &call::cache_dir())
+        .await
+        .map_err(|refused| Exit::invalid(refused.to_string()))
 }

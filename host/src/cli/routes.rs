@@ -35,11 +35,17 @@ impl Routes {
                     r.message_type.to_string(),
                     r.plugin.to_string(),
                     format!("{:?} ×{}", r.order, r.concurrency).to_lowercase(),
-                    format!("{}x from {:?} to {:?}", r.retry.max_retries, r.retry.delay, r.retry.max_delay),
+                    format!(
+                        "{}x from {:?} to {:?}",
+                        r.retry.max_retries, r.retry.delay, r.retry.max_delay
+                    ),
                     r.declared_at.clone(),
                 ]
             })
             .collect();
-        output::table(&["route", "from", "type", "plugin", "order", "retry", "declared at"], rows)
+        output::table(
+            &["route", "from", "type", "plugin", "order", "retry", "declared at"],
+            rows,
+        )
     }
 }

@@ -36,7 +36,10 @@ impl Run {
             ("plugins-dir", self.plugins_dir),
             ("log", self.log),
         ];
-        let flags = flags.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
+        let flags = flags
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+            .collect();
         let request = load::request(global, flags)?;
         let loaded = config::load(request.clone())?;
         logs::install(&loaded.settings.host.log, self.log_json);
@@ -50,7 +53,13 @@ impl Run {
             () = &mut drained => {}
             _ = signal() => return Err(Exit::failed("stopped at the second signal; what was running will be delivered again")),
         }
-        if reason == FATAL { Err(Exit::failed("a task failed that the host cannot do without; see the log")) } else { Ok(()) }
+        if reason == FATAL {
+            Err(Exit::failed(
+                "a task failed that the host cannot do without; see the log",
+            ))
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -12,10 +12,17 @@ use super::{Exit, Global};
 use crate::error;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  helix send --queue helixagent.tasks.llm --type llm.request '{\"prompt\":\"hi\"}'")]
+#[command(
+    after_help = "Example:\n  helix send --queue helixagent.tasks.llm --type llm.request '{\"prompt\":\"hi\"}'"
+)]
 pub struct Send {
     /// Queue to send a task to
-    #[arg(long, value_name = "QUEUE", conflicts_with = "topic", required_unless_present = "topic")]
+    #[arg(
+        long,
+        value_name = "QUEUE",
+        conflicts_with = "topic",
+        required_unless_present = "topic"
+    )]
     queue: Option<String>,
     /// Topic to send an event to
     #[arg(long, value_name = "TOPIC")]
@@ -55,7 +62,12 @@ impl Send {
             return output::json(&accepted);
         }
         let text = |key: &str| accepted.get(key).and_then(Value::as_str).unwrap_or_default();
-        output::line(&format!("accepted {} in {}/{}", text("id"), text("broker"), text("destination")))
+        output::line(&format!(
+            "accepted {} in {}/{}",
+            text("id"),
+            text("broker"),
+            text("destination")
+        ))
     }
 
     fn body(&self) -> Result<Value, Exit> {
@@ -64,7 +76,10 @@ impl Send {
         let payload = read(&self.payload)?;
         match serde_json::from_slice::<Value>(&payload) {
             Ok(value) => body.insert("payload".into(), value),
-            Err(_) => body.insert("payload_base64".into(), json!(base64::engine::general_purpose::STANDARD.encode(&payload))),
+            Err(_) => body.insert(
+                "payload_base64".into(),
+                json!(base64::engine::general_purpose::STANDARD.encode(&payload)),
+            ),
         };
         for (name, value) in [("id", &self.id), ("key", &self.key)] {
             if let Some(value) = value {
@@ -79,8 +94,9 @@ impl Send {
         }
         let mut headers = Map::new();
         for header in &self.headers {
-            let (name, value) =
-                header.split_once('=').ok_or_else(|| Exit::usage(format!("--header takes NAME=VALUE, got `{header}`")))?;
+            let (name, value) = header
+                .split_once('=')
+                .ok_or_else(|| Exit::usage(format!("--header takes NAME=VALUE, got `{header}`")))?;
             headers.insert(name.to_owned(), json!(value));
         }
         body.insert("headers".into(), headers.into());
@@ -106,7 +122,9 @@ pub(super) fn read(argument: &str) -> Result<Vec<u8>, Exit> {
     let mut bytes = Vec::new();
     match argument.strip_prefix('@') {
         _ if argument == "-" => {
-            std::io::stdin().read_to_end(&mut bytes).map_err(|e| Exit::failed(format!("cannot read stdin: {e}")))?;
+            std::io::stdin()
+                .read_to_end(&mut bytes)
+                .map_err(|e| Exit::failed(format!("cannot read stdin: {e}")))?;
         }
         Some(file) => {
             bytes = std::fs::read(file)

@@ -79,20 +79,33 @@ async fn one(broker: &Arc<dyn Broker>, want: &Destination, apply: bool, wait: Du
         match topology.compare(want).await {
             Ok(found) => break found,
             Err(error) if tokio::time::Instant::now() >= deadline => {
-                return Err(Exit::unreachable(format!("cannot look at {} on `{}`: {error}", want.name, broker.name()))
-                    .coded(error::BROKER_UNREACHABLE));
+                return Err(Exit::unreachable(format!(
+                    "cannot look at {} on `{}`: {error}",
+                    want.name,
+                    broker.name()
+                ))
+                .coded(error::BROKER_UNREACHABLE));
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
         }
     };
     let created = apply && found == Comparison::Missing;
     if created {
-        topology
-            .create(want)
-            .await
-            .map_err(|error| Exit::failed(format!("cannot create {} on `{}`: {error}", want.name, broker.name())))?;
+        topology.create(want).await.map_err(|error| {
+            Exit::failed(format!(
+                "cannot create {} on `{}`: {error}",
+                want.name,
+                broker.name()
+            ))
+        })?;
     }
-    Ok(Row { broker: broker.name().to_string(), kind: want.kind, name: want.name.to_string(), found, created })
+    Ok(Row {
+        broker: broker.name().to_string(),
+        kind: want.kind,
+        name: want.name.to_string(),
+        found,
+        created,
+    })
 }
 
 fn print(global: &Global, rows: &[Row]) -> Result<(), Exit> {
@@ -108,7 +121,13 @@ fn print(global: &Global, rows: &[Row]) -> Result<(), Exit> {
                 Comparison::Missing => ("missing", "`helix topology apply` creates it".to_owned()),
                 Comparison::Differs { differences } => ("differs (HX0110)", differences.join("; ")),
             };
-            vec![row.broker.clone(), row.kind.as_str().to_owned(), row.name.clone(), state.to_owned(), detail]
+            vec![
+                row.broker.clone(),
+                row.kind.as_str().to_owned(),
+                row.name.clone(),
+                state.to_owned(),
+                detail,
+            ]
         })
         .collect();
     output::table(&["broker", "kind", "name", "state", "detail"], lines)

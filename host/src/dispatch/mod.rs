@@ -193,7 +193,8 @@ impl Dispatcher {
         // and would run again elsewhere.
         let finish = deadline - limit / 5;
         let runners: Vec<Arc<Runner>> = self.shared.runners.load().values().map(Arc::clone).collect();
-        let finished = tokio::time::timeout_at(finish, context.finished(|| runners.iter().all(|r| !r.has_work()))).await;
+        let finished =
+            tokio::time::timeout_at(finish, context.finished(|| runners.iter().all(|r| !r.has_work()))).await;
         context.stop.cancel();
         for runner in &runners {
             runner.clear();

@@ -7,7 +7,8 @@ use tracing_subscriber::EnvFilter;
 /// Installs the subscriber for the whole process. A second call changes nothing (tests).
 pub fn install(filter: &str, json: bool) {
     // lapin logs every closed channel as an error and payloads of returned messages; the adapter says both in our words.
-    let filter = EnvFilter::try_new(format!("{filter},lapin=off")).unwrap_or_else(|_| EnvFilter::new("info,lapin=off"));
+    let filter = EnvFilter::try_new(format!("{filter},lapin=off"))
+        .unwrap_or_else(|_| EnvFilter::new("info,lapin=off"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -25,11 +25,19 @@ impl Project {
         if !dir.join("Cargo.toml").is_file() || !dir.join("src").is_dir() {
             return Ok(None);
         }
-        let cargo = std::process::Command::new("cargo").arg("--version").stdout(Stdio::null()).status();
+        let cargo = std::process::Command::new("cargo")
+            .arg("--version")
+            .stdout(Stdio::null())
+            .status();
         if !cargo.is_ok_and(|status| status.success()) {
-            return Err(Exit::failed("cargo is not installed; get it from https://rustup.rs").coded(error::CLI_TOOL));
+            return Err(
+                Exit::failed("cargo is not installed; get it from https://rustup.rs").coded(error::CLI_TOOL),
+            );
         }
-        Ok(Some(Self { dir: dir.to_owned(), plugins_dir: settings.host.plugins_dir.clone() }))
+        Ok(Some(Self {
+            dir: dir.to_owned(),
+            plugins_dir: settings.host.plugins_dir.clone(),
+        }))
     }
 
     pub fn sources(&self) -> Vec<PathBuf> {
@@ -39,7 +47,14 @@ impl Project {
     /// Err is what the compiler said.
     pub async fn build(&self) -> Result<(), String> {
         let output = Command::new("cargo")
-            .args(["build", "--release", "--target", TARGET, "--message-format", "json-render-diagnostics"])
+            .args([
+                "build",
+                "--release",
+                "--target",
+                TARGET,
+                "--message-format",
+                "json-render-diagnostics",
+            ])
             .current_dir(&self.dir)
             .stdin(Stdio::null())
             .kill_on_drop(true)
@@ -48,8 +63,13 @@ impl Project {
             .map_err(|error| format!("cannot run cargo: {error}"))?;
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stderr).into_owned();
-            let missing = text.contains("can't find crate for `core`") || text.contains("can't find crate for `std`");
-            let hint = if missing { format!("\n  rustup target add {TARGET}") } else { String::new() };
+            let missing =
+                text.contains("can't find crate for `core`") || text.contains("can't find crate for `std`");
+            let hint = if missing {
+                format!("\n  rustup target add {TARGET}")
+            } else {
+                String::new()
+            };
             return Err(format!("{text}{hint}"));
         }
         let built = artifacts(&output.stdout);
@@ -61,9 +81,14 @@ impl Project {
 
     /// Copied beside its place, then renamed: the watcher never sees half a file.
     fn drop_in(&self, wasm: &Path) -> Result<(), String> {
-        let failed = |error: std::io::Error| format!("cannot write into {}: {error}", self.plugins_dir.display());
+        let failed =
+            |error: std::io::Error| format!("cannot write into {}: {error}", self.plugins_dir.display());
         std::fs::create_dir_all(&self.plugins_dir).map_err(failed)?;
-        let stem = wasm.file_stem().unwrap_or_default().to_string_lossy().replace('_', "-");
+        let stem = wasm
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .replace('_', "-");
         let place = self.plugins_dir.join(format!("{stem}.wasm"));
         let draft = self.plugins_dir.join(format!(".{stem}.wasm.new"));
         std::fs::copy(wasm, &draft).map_err(failed)?;
@@ -78,8 +103,15 @@ fn artifacts(stdout: &[u8]) -> Vec<PathBuf> {
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .filter(|message| message.get("reason").and_then(Value::as_str) == Some("compiler-artifact"))
         .flat_map(|message| {
-            let names = message.get("filenames").and_then(Value::as_array).cloned().unwrap_or_default();
-            names.into_iter().filter_map(|name| name.as_str().map(PathBuf::from)).collect::<Vec<_>>()
+            let names = message
+                .get("filenames")
+                .and_then(Value::as_array)
+                .cloned()
+                .unwrap_or_default();
+            names
+                .into_iter()
+                .filter_map(|name| name.as_str().map(PathBuf::from))
+                .collect::<Vec<_>>()
         })
         .filter(|path| path.extension().is_some_and(|e| e == "wasm"))
         .filter(|path| !path.components().any(|c| c.as_os_str() == "deps"))

@@ -87,7 +87,11 @@ impl<'a> Check<'a> {
             drain: raw.host.drain.0,
             messaging: raw.messaging.enabled,
             log: self.log_filter(&raw.host.log),
-            token: raw.host.token.as_ref().map(|token| self.secret(token, &["host", "token"])),
+            token: raw
+                .host
+                .token
+                .as_ref()
+                .map(|token| self.secret(token, &["host", "token"])),
         };
         Some(valid::Settings {
             host,

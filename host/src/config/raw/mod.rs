@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::units::{Size, Span, Secret};
+use super::units::{Secret, Size, Span};
 use super::valid::{Order, Unrouted};
 use crate::model::WireFormat;
 
