@@ -141,7 +141,7 @@ pub(super) struct Busy {
 }
 
 impl Busy {
-    pub fn enter(self: &Self, n: usize) {
+    pub fn enter(&self, n: usize) {
         self.count.fetch_add(n, Ordering::AcqRel);
     }
 

@@ -176,7 +176,7 @@ impl Runner {
             }
             Ok(false) => {}
             Err(error) => {
-                tracing::warn!(%error, route = %name, "cannot ask the store; the lane keeps going through it")
+                tracing::warn!(%error, route = %name, "cannot ask the store; the lane keeps going through it");
             }
         }
     }
@@ -203,7 +203,7 @@ impl Runner {
         let due = async {
             match next_due {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => std::future::pending().await,
+                None => std::future::pending::<()>().await,
             }
         };
         tokio::select! {
