@@ -82,7 +82,7 @@ fn build() -> Result<()> {
     install::native_build_tools()?;
     plugins::shipped()?;
     run(Command::new(cargo())
-        .args(["build", "--package", "helix-host", "--bin", "helix"])
+        .args(["build", "--workspace", "--bin", "helix"])
         .current_dir(root()))?;
     anyhow::ensure!(
         host_binary().exists(),

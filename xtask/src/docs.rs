@@ -24,7 +24,7 @@ pub struct Args {
 
 pub fn main(args: &Args) -> Result<()> {
     run(Command::new(cargo())
-        .args(["build", "--quiet", "-p", "helix-host", "--bin", "helix"])
+        .args(["build", "--quiet", "--workspace", "--bin", "helix"])
         .current_dir(root()))?;
     let mut stale = Vec::new();
     for (file, command) in PAGES {

@@ -26,9 +26,15 @@ pub fn json(value: &impl Serialize) -> Result<(), Exit> {
     line(&text)
 }
 
+/// Columns when stdout is no terminal: what fits beside a log.
+const PIPED_WIDTH: u16 = 140;
+
 /// Control characters of messages and guests are shown, not sent to the terminal.
 pub fn table(head: &[&str], rows: Vec<Vec<String>>) -> Result<(), Exit> {
     let mut table = Table::new();
+    if !table.is_tty() {
+        table.set_width(PIPED_WIDTH);
+    }
     table
         .load_style(presets::ASCII_BORDERS_ONLY_CONDENSED)
         .set_content_arrangement(ContentArrangement::Dynamic)
