@@ -22,6 +22,11 @@ pub struct Args {
     check: bool,
 }
 
+/// Fails with a diff when a generated page is not what the code says.
+pub fn check() -> Result<()> {
+    main(&Args { check: true })
+}
+
 pub fn main(args: &Args) -> Result<()> {
     run(Command::new(cargo())
         .args(["build", "--quiet", "--workspace", "--bin", "helix"])

@@ -9,7 +9,7 @@ use crate::brokers::{self, Kind};
 use crate::run::{run, say, watched};
 use crate::totals::Totals;
 use crate::workspace::{cargo, host_binary, root, target, wasm_target};
-use crate::{check, install, plugins, signals};
+use crate::{check, docs, install, plugins, signals};
 
 /// Brokers of a test run are apart from those a person started by hand.
 const BROKERS: &str = "test";
@@ -84,6 +84,9 @@ pub fn main(args: &Args) -> Result<()> {
     if args.filter.is_empty() {
         if !test_plugins(&mut totals)? {
             failed.push("tests of plugins".to_owned());
+        }
+        if let Err(e) = docs::check() {
+            failed.push(format!("generated docs: {e:#}"));
         }
         // Last: they compile every dependency a second time, and a failed test is the more urgent news.
         if let Err(e) = check::all(check::style()) {
