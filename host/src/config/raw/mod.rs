@@ -57,6 +57,7 @@ pub struct Host {
     pub log: String,
     /// Bearer token of the API: a reference `env:NAME` or `file:path`. Without one HTTP listens on loopback only.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["env:HELIX_API_TOKEN", "file:/run/secrets/helix-token"]))]
     pub token: Option<Secret>,
 }
 
