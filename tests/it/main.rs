@@ -7,4 +7,7 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod architecture;
+mod docs;
+mod guarantees;
 mod smoke;
