@@ -25,7 +25,7 @@ fn closed_port() -> u16 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rabbitmq_that_is_away_is_told_in_bounded_time() {
-    for (tls, mode) in [(None, "plain"), (Some(brokers::trusting("ca.pem")), "TLS")] {
+    for (tls, mode) in [(None, "TLS off"), (Some(brokers::trusting("ca.pem")), "TLS")] {
         let port = closed_port();
         let options = valid::RabbitMq { port, tls, publish_timeout: PUBLISH, ..brokers::rabbitmq() };
         let broker: Arc<dyn Broker> = Arc::new(RabbitMq::new("tasks", &options, as_it_is()).unwrap());

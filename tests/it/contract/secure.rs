@@ -1,6 +1,7 @@
 //! TLS and SASL: the round trip works, and what does not fit is refused with one line that helps.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use helix_host::broker::kafka::Kafka;
 use helix_host::broker::rabbitmq::RabbitMq;
@@ -36,13 +37,15 @@ async fn round_trip(place: Place, broker: Arc<dyn Broker>) {
 
 /// The first `Down` that says all of `words`, in one line, and never a password.
 pub async fn down(broker: &dyn Broker, words: &[&str]) -> String {
-    let reason = until(&format!("down, saying {words:?}"), PATIENCE, || async {
-        match broker.health() {
-            Health::Down { reason } if words.iter().all(|word| reason.contains(word)) => Some(reason),
-            _ => None,
+    let deadline = Instant::now() + PATIENCE;
+    let reason = loop {
+        let health = broker.health();
+        match health {
+            Health::Down { reason } if words.iter().all(|word| reason.contains(word)) => break reason,
+            other => assert!(Instant::now() < deadline, "not down, saying {words:?}, but {other:?}"),
         }
-    })
-    .await;
+        tokio::time::sleep(Duration::from_millis(25)).await; // the pace of polling
+    };
     assert_eq!(reason.lines().count(), 1, "one line: {reason}");
     assert!(reason.len() < 500, "short enough to read: {reason}");
     reason
@@ -204,4 +207,4 @@ async fn a_consumer_with_a_wrong_password_waits_and_says_why() {
 }
 
 /// Enough to see a refusal, short enough to wait for its end.
-const SHORT: std::time::Duration = std::time::Duration::from_secs(3);
+const SHORT: Duration = Duration::from_secs(3);

@@ -1,1 +1,0 @@
-//! A connection that is cut.
