@@ -8,6 +8,7 @@
 )]
 
 mod architecture;
+mod contract;
 mod docs;
 mod guarantees;
 mod smoke;

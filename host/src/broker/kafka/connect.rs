@@ -35,8 +35,22 @@ pub fn check(options: &Kafka) -> Result<(), Error> {
         Some(name) => Err(Error::Unsupported(format!(
             "{CONFIG_VALUE} `properties.{name}` cannot be set: the host decides when an offset counts as handled. Remove it"
         ))),
-        None => Ok(()),
+        None => readable(options),
     }
+}
+
+/// librdkafka's own complaint about a file names neither the file nor the setting.
+fn readable(options: &Kafka) -> Result<(), Error> {
+    let tls = options.tls.clone().unwrap_or_default();
+    for (setting, path) in [("tls.ca", tls.ca), ("tls.cert", tls.cert), ("tls.key", tls.key)] {
+        if let Some(path) = path
+            && let Err(error) = std::fs::File::open(&path)
+        {
+            let (place, path) = (place(options), path.display());
+            return Err(Error::Refused(format!("{place}: {setting} {path}: {error}")));
+        }
+    }
+    Ok(())
 }
 
 /// The group's consumer.

@@ -166,6 +166,6 @@ impl Broker for Kafka {
     async fn close(&self) {
         self.probe.lock().unwrap_or_else(PoisonError::into_inner).take();
         let publisher = self.publisher.clone();
-        let _ = tokio::task::spawn_blocking(move || publisher.flush()).await;
+        let _ = tokio::task::spawn_blocking(move || publisher.close()).await;
     }
 }

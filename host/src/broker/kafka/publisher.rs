@@ -1,6 +1,7 @@
 //! Publishing: everything is put in librdkafka's queue first, then the delivery reports are awaited.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use super::native;
 use crate::broker::{Confirmed, Error, PublishError, Publisher};
 use crate::config::valid::Formats;
 use crate::encode::{Wire, encode};
-use crate::model::{MessageKind, Outgoing};
+use crate::model::{Clock, MessageKind, Outgoing, SystemClock};
 
 /// How long a topic that was there is believed to be there. Without the question, a message to a topic that does not
 /// exist waits for the whole publish timeout.
@@ -40,6 +41,7 @@ pub struct KafkaPublisher {
     limit: u64,
     client: ArcSwap<Client>,
     known: Mutex<HashMap<Arc<str>, Instant>>,
+    closed: AtomicBool,
 }
 
 impl KafkaPublisher {
@@ -62,6 +64,7 @@ impl KafkaPublisher {
             limit,
             client: ArcSwap::from_pointee(client),
             known: Mutex::default(),
+            closed: AtomicBool::new(false),
         })
     }
 
@@ -71,8 +74,9 @@ impl KafkaPublisher {
         native::ping(client.client().native_ptr(), limit)
     }
 
-    /// Waits for what is under way. Blocks up to the publish timeout.
-    pub fn flush(&self) {
+    /// Takes nothing new, waits for what is under way. Blocks up to the publish timeout.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
         if let Err(error) = self.client.load_full().flush(self.timeout) {
             tracing::warn!(%error, "not everything published was confirmed before the end");
         }
@@ -103,12 +107,30 @@ impl KafkaPublisher {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What Kafka cannot carry, whatever its topics.
+    fn check(&self, message: &Outgoing) -> Result<(), PublishError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(PublishError::Unavailable("the publisher is closed".to_owned()));
+        }
+        if message.kind != MessageKind::Event {
+            return Err(PublishError::Invalid(
+                "Kafka has topics only, no queues".to_owned(),
+            ));
+        }
+        if message.not_before_ms.is_some_and(|at| at > SystemClock.now_ms()) {
+            return Err(PublishError::Invalid(
+                "Kafka cannot deliver later than now".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
     /// One question per topic of the batch.
     async fn targets(&self, batch: &[Outgoing]) -> HashMap<Arc<str>, Result<(), PublishError>> {
         let mut targets = HashMap::new();
         for message in batch {
             let topic = &message.destination;
-            if targets.contains_key(topic) {
+            if targets.contains_key(topic) || self.check(message).is_err() {
                 continue;
             }
             let result = match self.topic_exists(topic).await {
@@ -122,14 +144,6 @@ impl KafkaPublisher {
     }
 
     async fn enqueue(&self, message: &Outgoing, deadline: Instant) -> Result<DeliveryFuture, PublishError> {
-        if message.kind != MessageKind::Event {
-            return Err(PublishError::Invalid(
-                "Kafka has topics only, no queues".to_owned(),
-            ));
-        }
-        if message.not_before_ms.is_some() {
-            return Err(PublishError::Invalid("Kafka cannot deliver later".to_owned()));
-        }
         let wire = encode(message, self.formats.of(&message.destination));
         loop {
             let client = self.client.load_full();
@@ -196,8 +210,9 @@ impl Publisher for KafkaPublisher {
         let client = self.client.load_full();
         let mut sent = Vec::with_capacity(batch.len());
         for message in &batch {
-            sent.push(match targets.get(&message.destination) {
-                Some(Err(error)) => Err(error.clone()),
+            sent.push(match (self.check(message), targets.get(&message.destination)) {
+                (Err(error), _) => Err(error),
+                (_, Some(Err(error))) => Err(error.clone()),
                 _ => self.enqueue(message, deadline).await,
             });
         }

@@ -32,6 +32,8 @@ pub struct Consume {
     pub broker: Arc<str>,
     pub queue: Arc<str>,
     pub window: u16,
+    /// The queue has a single active consumer, and its order outlives a change of hosts.
+    pub ordered: bool,
     /// Its place on the board.
     pub number: u64,
     pub link: Arc<Link>,
@@ -242,13 +244,9 @@ impl Consume {
                 self.explain(error)
             ))
         };
-        let options = BasicCancelOptions { nowait: false };
-        let cancelled = session.channel.basic_cancel(session.tag.clone(), options).await;
-        // What had been on its way goes back at once, not only when the channel closes.
-        while let Some(Some(Ok(delivery))) = session.consumer.next().now_or_never() {
-            let token = session.acks.delivered(delivery.delivery_tag);
-            session.acks.release(token);
-        }
+        // Without the cancellation the broker stops at the window. With it, another host would become the active consumer
+        // and start what comes next while handlers still run here; the end of the channel hands over everything at once.
+        let cancelled = if self.ordered { Ok(()) } else { cancel(&mut session).await };
         tokio::select! {
             () = self.leave.cancelled() => {}
             () = self.link.lost(up.epoch) => {
@@ -267,6 +265,17 @@ impl Consume {
             .await
             .map_err(|error| failed(&error))
     }
+}
+
+/// What had been on its way goes back at once, not only when the channel closes.
+async fn cancel(session: &mut Session) -> lapin::Result<()> {
+    let options = BasicCancelOptions { nowait: false };
+    let cancelled = session.channel.basic_cancel(session.tag.clone(), options).await;
+    while let Some(Some(Ok(delivery))) = session.consumer.next().now_or_never() {
+        let token = session.acks.delivered(delivery.delivery_tag);
+        session.acks.release(token);
+    }
+    cancelled
 }
 
 fn passive() -> QueueDeclareOptions {

@@ -123,6 +123,7 @@ impl Broker for RabbitMq {
         Ok(Box::new(QueueSource::start(
             Arc::clone(&self.name),
             &subscription,
+            self.single_active_consumer,
             link,
             board,
         )))

@@ -26,7 +26,14 @@ pub struct QueueSource {
 }
 
 impl QueueSource {
-    pub fn start(broker: Arc<str>, subscription: &Subscription, link: Arc<Link>, board: Arc<Board>) -> Self {
+    /// `ordered`: the queue has a single active consumer.
+    pub fn start(
+        broker: Arc<str>,
+        subscription: &Subscription,
+        ordered: bool,
+        link: Arc<Link>,
+        board: Arc<Board>,
+    ) -> Self {
         let (deliveries, incoming) = mpsc::unbounded_channel();
         let pause = CancellationToken::new();
         let leave = CancellationToken::new();
@@ -39,6 +46,7 @@ impl QueueSource {
             queue: Arc::clone(&queue),
             // 0 would mean "no limit" on the wire.
             window: u16::try_from(subscription.window.max(1)).unwrap_or(u16::MAX),
+            ordered,
             number,
             link,
             board,
