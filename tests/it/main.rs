@@ -7,4 +7,7 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod bad_messages;
+mod bad_plugins;
+mod hostile_handlers;
 mod smoke;
