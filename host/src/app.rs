@@ -173,6 +173,7 @@ impl App {
             messaging: settings.host.messaging,
             // The envelope around the payload: names, ids, headers, base64 of a binary payload.
             body_limit: settings.limits.message_bytes.saturating_mul(4) / 3 + 64 * 1024,
+            message_limit: settings.limits.message_bytes,
             stopping: self.stopping.clone(),
         });
         tasks.spawn(Kind::Http, http::serve(listener, api, self.stop.clone()));

@@ -8,7 +8,10 @@
 )]
 
 mod architecture;
+mod bad_messages;
+mod bad_plugins;
 mod contract;
 mod docs;
 mod guarantees;
+mod hostile_handlers;
 mod smoke;

@@ -53,7 +53,7 @@ pub struct Original {
     pub tombstone: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_base64: Option<String>,
-    /// In order; values that are not UTF-8 as `base64:…`.
+    /// In order; values that are not UTF-8, or that start with `base64:` themselves, as `base64:…`.
     pub headers: Vec<(String, String)>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
@@ -107,8 +107,11 @@ impl Letter {
                 .headers
                 .iter()
                 .map(|(name, value)| {
+                    // A text that looks encoded is encoded, so that a reader can tell what the bytes were.
                     let value = std::str::from_utf8(value)
-                        .map_or_else(|_| format!("base64:{}", base64(value)), str::to_owned);
+                        .ok()
+                        .filter(|text| !text.starts_with("base64:"))
+                        .map_or_else(|| format!("base64:{}", base64(value)), str::to_owned);
                     (name.to_owned(), value)
                 })
                 .collect(),

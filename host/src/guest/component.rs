@@ -213,6 +213,8 @@ fn invalid(bytes: &[u8], error: &wasmtime::Error) -> Error {
     let cause = error.root_cause().to_string();
     let next = if cause.contains("unexpected end")
         || cause.contains("extends past end")
+        // A section whose announced end lies behind the file's.
+        || cause.contains("section range")
         || cause.contains("unexpected-end")
     {
         "It seems to be cut off: copy it again (write elsewhere first and rename it)"

@@ -93,6 +93,13 @@ pub(super) struct Entry {
     notes: Mutex<Notes>,
 }
 
+#[derive(PartialEq, Eq)]
+pub(super) struct Watched {
+    pub(super) file: PathBuf,
+    /// The only content that is accepted.
+    pub(super) pin: Option<String>,
+}
+
 #[derive(Default, Clone)]
 struct Notes {
     loaded_ms: Option<UnixMs>,
@@ -291,12 +298,19 @@ impl Runtime {
             .push(Arc::new(callback));
     }
 
-    /// Name and file of every plugin.
-    pub(super) fn files(&self) -> Vec<(String, PathBuf)> {
+    /// By name, what decides whether a plugin has to be loaded again.
+    pub(super) fn files(&self) -> BTreeMap<String, Watched> {
         let entries = self.inner.entries.load();
+        let watched = |entry: &Entry| {
+            let settings = entry.settings.load();
+            Watched {
+                file: settings.file.clone(),
+                pin: settings.digest.clone(),
+            }
+        };
         entries
-            .values()
-            .map(|e| (e.name.clone(), e.settings.load().file.clone()))
+            .iter()
+            .map(|(name, entry)| (name.clone(), watched(entry)))
             .collect()
     }
 

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::registry::Runtime;
+use super::registry::{Runtime, Watched};
 
 /// Looks without being told: network file systems and some container mounts report nothing.
 const POLL: Duration = Duration::from_secs(2);
@@ -71,6 +71,9 @@ impl Follower {
     }
 }
 
+/// By plugin; begun anew when the configuration names another file or pins another content.
+type Followers = BTreeMap<String, (Watched, Follower)>;
+
 impl Runtime {
     /// Watches until cancelled. Every plugin is loaded once at the beginning if nothing serves yet, so that no change
     /// between [`Runtime::load_all`] and this call is missed.
@@ -83,7 +86,7 @@ impl Runtime {
                 watched: Vec::new(),
                 wake,
             };
-            let mut followers: BTreeMap<String, (PathBuf, Follower)> = BTreeMap::new();
+            let mut followers = Followers::new();
             let mut pause = Duration::ZERO;
             loop {
                 tokio::select! {
@@ -100,16 +103,16 @@ impl Runtime {
 }
 
 /// One look at all files; true when one of them is still changing.
-async fn round(runtime: &Runtime, followers: &mut BTreeMap<String, (PathBuf, Follower)>) -> bool {
+async fn round(runtime: &Runtime, followers: &mut Followers) -> bool {
     let files = runtime.files();
-    followers.retain(|name, (path, _)| files.iter().any(|(n, p)| n == name && p == path));
+    followers.retain(|name, (watched, _)| files.get(name) == Some(watched));
     let mut unsettled = false;
-    for (name, path) in files {
-        let now = Stamp::of(&path);
+    for (name, watched) in files {
+        let now = Stamp::of(&watched.file);
         // A plugin seen for the first time counts as changed: reading a file that serves already changes nothing.
         let (_, follower) = followers
             .entry(name.clone())
-            .or_insert_with(|| (path, Follower::default()));
+            .or_insert_with(|| (watched, Follower::default()));
         match follower.look(now) {
             Step::Nothing => {}
             Step::Unsettled => unsettled = true,
@@ -135,8 +138,8 @@ impl Folders {
         wanted.extend(
             runtime
                 .files()
-                .into_iter()
-                .filter_map(|(_, file)| file.parent().map(Path::to_owned)),
+                .into_values()
+                .filter_map(|watched| watched.file.parent().map(Path::to_owned)),
         );
         wanted.sort();
         wanted.dedup();

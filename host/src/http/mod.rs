@@ -45,6 +45,8 @@ pub struct Api {
     pub messaging: bool,
     /// Payload and envelope together.
     pub body_limit: usize,
+    /// What intake would refuse is refused here already.
+    pub message_limit: usize,
     /// Cancelled while draining: `/readyz` says 503.
     pub stopping: CancellationToken,
 }

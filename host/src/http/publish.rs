@@ -147,6 +147,13 @@ fn outgoing(
         }
         (None, None) => return Err(Problem::bad_request("`payload` is missing")),
     };
+    let size = payload.len() + request.key.as_ref().map_or(0, String::len);
+    if size > api.message_limit {
+        return Err(Problem::too_large(format!(
+            "the message has {size} bytes; limits.message_size is {}",
+            api.message_limit
+        )));
+    }
     let now = api.clock.now_ms();
     let headers: Headers = request
         .headers
