@@ -19,8 +19,7 @@ async fn a_task_is_handled_and_another_is_dead_after_its_retry() {
     host.ready().await;
     host.send_task("work", "probe", json!({})).await;
     host.send_task("work", "probe", json!({ "do": "retry" })).await;
-    host.wait_metric("messaging_outcomes_total", &[("outcome", "done")], 1.0)
-        .await;
+    host.wait_metric("messaging_outcomes_total", &[("outcome", "done")], 1.0).await;
     let letters = host.wait_letters(1).await;
     assert_eq!(letters[0]["class"], "exhausted", "{letters:?}");
     assert_eq!(letters[0]["history"].as_array().map(Vec::len), Some(2));

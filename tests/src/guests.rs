@@ -7,11 +7,7 @@ use crate::variable;
 /// The built component of `tests/guests/<name>`.
 pub fn path(name: &str) -> PathBuf {
     let path = Path::new(&variable("HELIX_TEST_GUESTS")).join(format!("{name}.wasm"));
-    assert!(
-        path.is_file(),
-        "{} is missing: run `cargo xtask plugins`",
-        path.display()
-    );
+    assert!(path.is_file(), "{} is missing: run `cargo xtask plugins`", path.display());
     path
 }
 
@@ -37,6 +33,5 @@ pub fn version(name: &str, n: u32) -> Vec<u8> {
 pub fn install(folder: &Path, name: &str, bytes: &[u8]) {
     let draft = folder.join(format!(".{name}.draft"));
     std::fs::write(&draft, bytes).unwrap_or_else(|error| panic!("write {}: {error}", draft.display()));
-    std::fs::rename(&draft, folder.join(format!("{name}.wasm")))
-        .unwrap_or_else(|error| panic!("rename: {error}"));
+    std::fs::rename(&draft, folder.join(format!("{name}.wasm"))).unwrap_or_else(|error| panic!("rename: {error}"));
 }

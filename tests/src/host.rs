@@ -27,8 +27,7 @@ impl Setup {
         let setup = Self { dir, env: Vec::new() };
         std::fs::create_dir_all(setup.plugins()).unwrap_or_else(|error| panic!("make plugins/: {error}"));
         for name in plugins {
-            let bytes =
-                std::fs::read(guests::path(name)).unwrap_or_else(|error| panic!("read {name}: {error}"));
+            let bytes = std::fs::read(guests::path(name)).unwrap_or_else(|error| panic!("read {name}: {error}"));
             guests::install(&setup.plugins(), name, &bytes);
         }
         setup.configure(toml);
@@ -51,15 +50,10 @@ impl Setup {
     /// Replaces helix.toml, as an editor would while a host runs.
     pub fn configure(&self, toml: &str) {
         let host = "[host]\nlisten = \"127.0.0.1:0\"\nstate_dir = \"state\"\nplugins_dir = \"plugins\"\ndrain = \"10s\"\n";
-        let text = if toml.contains("[host]") {
-            toml.to_owned()
-        } else {
-            format!("{toml}\n{host}")
-        };
+        let text = if toml.contains("[host]") { toml.to_owned() } else { format!("{toml}\n{host}") };
         let draft = self.path().join(".helix.toml.draft");
         write(&draft, &text);
-        std::fs::rename(draft, self.path().join("helix.toml"))
-            .unwrap_or_else(|error| panic!("rename: {error}"));
+        std::fs::rename(draft, self.path().join("helix.toml")).unwrap_or_else(|error| panic!("rename: {error}"));
     }
 
     pub fn path(&self) -> &Path {
@@ -75,9 +69,7 @@ impl Setup {
     /// # Panics
     /// When it cannot be started.
     pub fn helix(&self, arguments: &[&str]) -> Output {
-        self.command(arguments)
-            .output()
-            .unwrap_or_else(|error| panic!("run helix {arguments:?}: {error}"))
+        self.command(arguments).output().unwrap_or_else(|error| panic!("run helix {arguments:?}: {error}"))
     }
 
     /// `helix …` in this folder, not started yet.
@@ -108,20 +100,10 @@ impl Setup {
             .stderr(append)
             .spawn()
             .unwrap_or_else(|error| panic!("start helix: {error}"));
-        let mut host = Host {
-            child,
-            url: String::new(),
-            log,
-            skip,
-            http: client(),
-        };
+        let mut host = Host { child, url: String::new(), log, skip, http: client() };
         host.url = until("the host says where it listens", Duration::from_secs(30), || {
             let found = host.announced();
-            assert!(
-                found.is_some() || host.log_text().is_empty() || host.alive(),
-                "helix ended:\n{}",
-                host.log_text()
-            );
+            assert!(found.is_some() || host.log_text().is_empty() || host.alive(), "helix ended:\n{}", host.log_text());
             async { found }
         })
         .await;
@@ -159,9 +141,7 @@ impl Host {
         // Signal 0 asks only whether the process exists; a zombie that was not waited for counts as alive until then.
         Path::new(&format!("/proc/{}/cmdline", self.child.id()))
             .metadata()
-            .is_ok_and(|_| {
-                std::fs::read(format!("/proc/{}/cmdline", self.child.id())).is_ok_and(|c| !c.is_empty())
-            })
+            .is_ok_and(|_| std::fs::read(format!("/proc/{}/cmdline", self.child.id())).is_ok_and(|c| !c.is_empty()))
     }
 
     pub fn url(&self) -> &str {
@@ -180,10 +160,7 @@ impl Host {
 
     /// The same as JSON, one value a line.
     pub fn log_lines(&self) -> Vec<Value> {
-        self.log_text()
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
+        self.log_text().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// Lines at WARN or ERROR whose text holds none of `expected`: an end-to-end test wants none of them.
@@ -209,11 +186,7 @@ impl Host {
                 return;
             }
             last = if report.is_null() { last } else { report };
-            assert!(
-                std::time::Instant::now() < deadline,
-                "not ready: {last}\n{}",
-                self.log_text()
-            );
+            assert!(std::time::Instant::now() < deadline, "not ready: {last}\n{}", self.log_text());
             tokio::time::sleep(Duration::from_millis(50)).await; // the pace of polling
         }
     }
@@ -221,26 +194,14 @@ impl Host {
     /// Status (0: no answer) and JSON body (null: none).
     pub async fn get(&self, path: &str) -> (u16, Value) {
         match self.http.get(format!("{}{path}", self.url)).send().await {
-            Ok(response) => (
-                response.status().as_u16(),
-                response.json().await.unwrap_or(Value::Null),
-            ),
+            Ok(response) => (response.status().as_u16(), response.json().await.unwrap_or(Value::Null)),
             Err(_) => (0, Value::Null),
         }
     }
 
     pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        match self
-            .http
-            .post(format!("{}{path}", self.url))
-            .json(body)
-            .send()
-            .await
-        {
-            Ok(response) => (
-                response.status().as_u16(),
-                response.json().await.unwrap_or(Value::Null),
-            ),
+        match self.http.post(format!("{}{path}", self.url)).json(body).send().await {
+            Ok(response) => (response.status().as_u16(), response.json().await.unwrap_or(Value::Null)),
             Err(_) => (0, Value::Null),
         }
     }
@@ -250,11 +211,7 @@ impl Host {
     /// # Panics
     /// When the answer is not 202.
     pub async fn send_task(&self, queue: &str, message_type: &str, payload: Value) -> String {
-        self.send(
-            &format!("/v1/messaging/tasks/{queue}"),
-            json!({ "type": message_type, "payload": payload }),
-        )
-        .await
+        self.send(&format!("/v1/messaging/tasks/{queue}"), json!({ "type": message_type, "payload": payload })).await
     }
 
     /// Publishes an event through the API; its id.
@@ -285,21 +242,15 @@ impl Host {
 
     /// How many dead letters there are.
     pub async fn letter_count(&self) -> u64 {
-        self.get("/v1/messaging/dlq?limit=1").await.1["count"]
-            .as_u64()
-            .unwrap_or(0)
+        self.get("/v1/messaging/dlq?limit=1").await.1["count"].as_u64().unwrap_or(0)
     }
 
     /// Waits for so many dead letters and returns them.
     pub async fn wait_letters(&self, count: usize) -> Vec<Value> {
-        until(
-            &format!("{count} dead letters"),
-            Duration::from_secs(60),
-            || async {
-                let letters = self.letters().await;
-                (letters.len() >= count).then_some(letters)
-            },
-        )
+        until(&format!("{count} dead letters"), Duration::from_secs(60), || async {
+            let letters = self.letters().await;
+            (letters.len() >= count).then_some(letters)
+        })
         .await
     }
 
@@ -310,24 +261,12 @@ impl Host {
 
     /// The same; none when no label set holds them.
     pub async fn series(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-        let text = self
-            .http
-            .get(format!("{}/metrics", self.url))
-            .send()
-            .await
-            .ok()?
-            .text()
-            .await
-            .ok()?;
+        let text = self.http.get(format!("{}/metrics", self.url)).send().await.ok()?.text().await.ok()?;
         text.lines()
             .filter(|line| !line.starts_with('#'))
             .filter_map(|line| line.rsplit_once(' '))
             .filter(|(series, _)| series.split('{').next() == Some(name))
-            .filter(|(series, _)| {
-                labels
-                    .iter()
-                    .all(|(k, v)| series.contains(&format!("{k}=\"{v}\"")))
-            })
+            .filter(|(series, _)| labels.iter().all(|(k, v)| series.contains(&format!("{k}=\"{v}\""))))
             .filter_map(|(_, value)| value.parse::<f64>().ok())
             .reduce(|sum, value| sum + value)
     }
@@ -339,11 +278,7 @@ impl Host {
         let deadline = std::time::Instant::now() + limit;
         while self.metric(name, labels).await < value {
             let now = self.metric(name, labels).await;
-            assert!(
-                std::time::Instant::now() < deadline,
-                "not within {limit:?}: {what}, it is {now}\n{}",
-                self.log_text()
-            );
+            assert!(std::time::Instant::now() < deadline, "not within {limit:?}: {what}, it is {now}\n{}", self.log_text());
             tokio::time::sleep(Duration::from_millis(50)).await; // the pace of polling
         }
     }
@@ -367,10 +302,7 @@ impl Host {
         let sent = unsafe { libc::kill(pid, libc::SIGTERM) };
         assert_eq!(sent, 0, "SIGTERM");
         let status = until("the host ends after SIGTERM", Duration::from_secs(40), || {
-            let ended = self
-                .child
-                .try_wait()
-                .unwrap_or_else(|error| panic!("wait: {error}"));
+            let ended = self.child.try_wait().unwrap_or_else(|error| panic!("wait: {error}"));
             async move { ended }
         })
         .await;
