@@ -14,4 +14,5 @@ mod contract;
 mod docs;
 mod guarantees;
 mod hostile_handlers;
+mod kill;
 mod smoke;

@@ -130,7 +130,7 @@ impl Setup {
 }
 
 /// Plain HTTP, but the client wants a TLS provider to exist.
-fn client() -> reqwest::Client {
+pub fn client() -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::new()
 }
@@ -305,10 +305,12 @@ impl Host {
 
     /// The sum of a metric over all label sets that hold every pair of `labels`; 0 when there is none.
     pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let text = match self.http.get(format!("{}/metrics", self.url)).send().await {
-            Ok(response) => response.text().await.unwrap_or_default(),
-            Err(_) => return 0.0,
-        };
+        self.series(name, labels).await.unwrap_or(0.0)
+    }
+
+    /// The same; none when no label set holds them.
+    pub async fn series(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        let text = self.http.get(format!("{}/metrics", self.url)).send().await.ok()?.text().await.ok()?;
         text.lines()
             .filter(|line| !line.starts_with('#'))
             .filter_map(|line| line.rsplit_once(' '))
@@ -319,7 +321,7 @@ impl Host {
                     .all(|(k, v)| series.contains(&format!("{k}=\"{v}\"")))
             })
             .filter_map(|(_, value)| value.parse::<f64>().ok())
-            .sum()
+            .reduce(|sum, value| sum + value)
     }
 
     /// Waits until a counter has reached `value`.
