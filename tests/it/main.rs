@@ -7,4 +7,8 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod load;
+mod order;
+mod seen;
 mod smoke;
+mod swap;
