@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use helix_tests::Host;
 use serde_json::Value;
 use tokio::task::JoinSet;
+
+/// Between two messages of a sender.
+const PACE: Duration = Duration::from_millis(4);
 
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -24,6 +28,8 @@ impl Load {
                 let http = reqwest::Client::new();
                 let mut accepted = Vec::new();
                 while !stop.load(Ordering::Relaxed) {
+                    // A steady stream; as fast as possible would only measure the machine.
+                    tokio::time::sleep(PACE).await;
                     let message = body(sent.fetch_add(1, Ordering::Relaxed));
                     let id = message["id"].as_str().unwrap_or_default().to_owned();
                     match http.post(&url).json(&message).send().await {

@@ -7,8 +7,13 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod cli;
+mod dev;
+mod drain;
+mod http;
 mod load;
 mod order;
+mod reload;
 mod seen;
 mod smoke;
 mod swap;

@@ -128,8 +128,9 @@ async fn a_retrying_key_keeps_its_order_and_holds_up_nobody() {
 
 #[tokio::test]
 async fn under_pressure_a_waiting_key_moves_to_the_store_and_keeps_order_and_delay() {
-    const DELAY_MS: u64 = 3000;
-    let (setup, host) = started(&config("key", 20, "3s")).await;
+    // Longer than the gauge takes to be read again (5 s).
+    const DELAY_MS: u64 = 6000;
+    let (setup, host) = started(&config("key", 20, "6s")).await;
     let sent_ms = now_ms();
     for n in 0..60 {
         send(&host, "events/single", "slow", n, n == 0).await;

@@ -54,7 +54,7 @@ async fn a_call_under_way_ends_on_the_version_it_started_on() {
 [[routes]]
 queue = "work"
 plugin = "probe"
-timeout = "2s"
+timeout = "6s"
 retry = { max_retries = 0 }
 [plugins.probe]
 publish = ["handled"]
@@ -65,7 +65,7 @@ publish = ["handled"]
     let digest = |plugins: Value| plugins[0]["digest"].as_str().unwrap_or_default().to_owned();
     let old = digest(host.get("/v1/messaging/plugins").await.1);
     // One ends by itself after the swap; the other is cut off after it, and its letter names the version that ran it.
-    host.send_task("work", "probe", json!({ "do": "sleep", "ms": 1200, "report": "handled" })).await;
+    host.send_task("work", "probe", json!({ "do": "sleep", "ms": 5000, "report": "handled" })).await;
     host.send_task("work", "probe", json!({ "do": "sleep", "ms": 60_000 })).await;
     until("both calls run", Duration::from_secs(5), || async {
         (host.metric("messaging_in_flight", &[("destination", "work")]).await >= 2.0).then_some(())
