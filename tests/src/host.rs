@@ -349,15 +349,31 @@ impl Host {
         self.child.wait().unwrap_or_else(|error| panic!("wait: {error}"));
     }
 
-    /// SIGTERM; how it ended and what it had logged.
+    /// SIGTERM, and no waiting for what comes of it.
     ///
     /// # Panics
-    /// When it does not end within 40 seconds.
-    pub async fn terminate(mut self) -> (ExitStatus, String) {
+    /// When the process cannot be signalled.
+    pub fn sigterm(&self) {
         let pid = i32::try_from(self.child.id()).unwrap_or(0);
         // SAFETY: kill(2) with a valid pid of our own child; it was not waited for, so the pid is not reused.
         let sent = unsafe { libc::kill(pid, libc::SIGTERM) };
         assert_eq!(sent, 0, "SIGTERM");
+    }
+
+    /// SIGTERM; how it ended and what it had logged.
+    ///
+    /// # Panics
+    /// When it does not end within 40 seconds.
+    pub async fn terminate(self) -> (ExitStatus, String) {
+        self.sigterm();
+        self.ended().await
+    }
+
+    /// How it ended and what it had logged.
+    ///
+    /// # Panics
+    /// When it does not end within 40 seconds.
+    pub async fn ended(mut self) -> (ExitStatus, String) {
         let status = until("the host ends after SIGTERM", Duration::from_secs(40), || {
             let ended = self
                 .child

@@ -155,7 +155,13 @@ impl Intake<'_> {
             in_flight.set(self.in_flight());
         }
         source.pause().await;
-        context.closing.cancelled().await;
+        // A route that went away gives its destination back as soon as everything taken from it is settled: deliveries that
+        // wait in the client, and partitions of a Kafka group, belong to whoever consumes next.
+        let all = u32::try_from(self.subscription.window).unwrap_or(u32::MAX);
+        tokio::select! {
+            () = context.closing.cancelled() => {}
+            _ = self.permits.acquire_many(all) => {}
+        }
         in_flight.set(0);
         source.close(CLOSE_LIMIT).await
     }
@@ -219,13 +225,7 @@ impl Intake<'_> {
                 return;
             }
         };
-        let runner = self
-            .shared
-            .routes
-            .current()
-            .lookup(&envelope.origin, &envelope.message_type)
-            .and_then(|route| self.shared.runners.load().get(&route.name).cloned());
-        let item = Item {
+        let mut item = Item {
             envelope,
             raw,
             duty: Duty::Delivery(receipt),
@@ -234,9 +234,19 @@ impl Intake<'_> {
             first_failure_ms: None,
             permit,
         };
-        match runner {
-            Some(runner) => runner.push(item),
-            None => self.unrouted(item, refused),
+        loop {
+            let routes = self.shared.routes.current();
+            let found = routes.lookup(&item.envelope.origin, &item.envelope.message_type);
+            let Some(route) = found else {
+                return self.unrouted(item, refused);
+            };
+            // No runner, or one that takes nothing any more: a reload replaced the table since it was looked at.
+            if let Some(runner) = self.shared.runners.load().get(&route.name) {
+                match runner.push(item) {
+                    Ok(()) => return,
+                    Err(back) => item = back,
+                }
+            }
         }
     }
 

@@ -158,17 +158,18 @@ impl<T> Lanes<T> {
         self.waiting.first().map(|(due, _)| *due)
     }
 
-    /// Moves every lane that waits for a retry out: heads and followers, in order, to be parked in the store.
-    pub fn relieve(&mut self) -> Vec<(LaneKey, Vec<T>)> {
+    /// Moves every lane that waits for a retry out: when its head is due, head and followers, in order, to be parked in the
+    /// store.
+    pub fn relieve(&mut self) -> Vec<(LaneKey, Instant, Vec<T>)> {
         let waiting = std::mem::take(&mut self.waiting);
         waiting
             .into_iter()
-            .filter_map(|(_, key)| {
+            .filter_map(|(due, key)| {
                 let lane = self.lanes.remove(&key)?;
                 self.queued -= lane.items.len();
                 let items: Vec<T> = lane.items.into();
                 self.mark_parked(&key, items.len());
-                Some((key, items))
+                Some((key, due, items))
             })
             .collect()
     }

@@ -49,8 +49,9 @@ fn what_arrives_behind_a_relieved_lane_follows_it_into_the_store() {
     lanes.push(1, Some(&key(0))).unwrap();
     lanes.push(2, Some(&key(0))).unwrap();
     let (item, lane) = lanes.take(1).pop().unwrap();
-    lanes.hold(&lane.unwrap(), item, Instant::now());
-    assert_eq!(lanes.relieve(), [(key(0), vec![1, 2])]);
+    let due = Instant::now() + Duration::from_secs(9);
+    lanes.hold(&lane.unwrap(), item, due);
+    assert_eq!(lanes.relieve(), [(key(0), due, vec![1, 2])]);
     assert_eq!(lanes.push(3, Some(&key(0))), Err(3));
     // 1 and 2 are on disk, 3 is still on its way: an empty answer of the store would be out of date.
     lanes.stored(&key(0));
@@ -140,7 +141,7 @@ impl Model {
                 self.lanes.wake(now);
             }
             Step::Relieve => {
-                for (_, items) in self.lanes.relieve() {
+                for (_, _, items) in self.lanes.relieve() {
                     items.into_iter().for_each(|item| self.park(item));
                 }
             }

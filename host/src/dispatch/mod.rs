@@ -108,14 +108,16 @@ impl Dispatcher {
             .filter(|(name, _)| !wanted.contains_key(*name))
             .map(|(_, r)| Arc::clone(r))
             .collect();
-        runners.retain(|name, _| wanted.contains_key(name));
-        // Runners before the table: whoever finds a route finds its runner.
+        // Runners of both tables before the table, and the old ones gone after it: whoever finds a route finds its runner, or
+        // finds another route when it looks again.
         self.shared.topology.store(Arc::new(settings.topology.clone()));
-        self.shared.runners.store(Arc::new(runners));
+        self.shared.runners.store(Arc::new(runners.clone()));
         let change = self.shared.routes.replace(settings);
         if !change.is_empty() {
             tracing::info!(generation = change.generation, added = ?change.added, removed = ?change.removed, changed = ?change.changed, "routes");
         }
+        runners.retain(|name, _| wanted.contains_key(name));
+        self.shared.runners.store(Arc::new(runners));
         for runner in removed {
             runner.retire();
         }

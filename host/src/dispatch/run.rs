@@ -21,15 +21,23 @@ const LOG_LINES: usize = 50;
 
 pub(super) async fn work(runner: Arc<Runner>, slot: usize) -> Result<(), String> {
     let context = Arc::clone(&runner.context);
+    // A route that is gone from the table finishes what it holds, also when its plugin went with it.
+    let mut last: Option<Arc<dyn Version>> = None;
     while !context.stop.is_cancelled() && !runner.surplus(slot) && !runner.is_over() {
         let route = runner.route.load_full();
-        let Some(version) = runner.version() else {
+        let Some(version) = runner.version().or_else(|| last.take().filter(|_| runner.is_retired())) else {
+            if runner.is_retired() {
+                // Nothing will ever handle these: they go back to their broker.
+                runner.clear();
+                continue;
+            }
             tokio::select! {
                 () = context.stop.cancelled() => {}
                 () = tokio::time::sleep(PLUGIN_POLL) => {}
             }
             continue;
         };
+        last = Some(Arc::clone(&version));
         let most = version.exports().max_batch(route.kind);
         // A fair share, so that one worker does not take what others could run meanwhile.
         let taken = runner.take(|runnable| runnable.div_ceil(route.concurrency).clamp(1, most));

@@ -1,9 +1,10 @@
 //! One route at work: its lanes, its workers, its parker. Lives as long as the route's name is in the table.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::num::NonZeroU32;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,7 +30,8 @@ pub struct Runner {
     /// Unbounded, and bounded all the same: every job holds a permit of its source.
     parker: mpsc::UnboundedSender<Job>,
     rate: ArcSwap<Option<DefaultDirectRateLimiter>>,
-    workers: AtomicUsize,
+    /// Slots whose worker runs.
+    workers: Mutex<BTreeSet<usize>>,
     retired: AtomicBool,
     pub(super) handler_duration: Histogram,
     pub(super) delivery_latency: Histogram,
@@ -60,7 +62,7 @@ impl Runner {
             changed: Notify::new(),
             parker,
             rate: ArcSwap::from_pointee(None),
-            workers: AtomicUsize::new(0),
+            workers: Mutex::default(),
             retired: AtomicBool::new(false),
             context: Arc::clone(&context),
         });
@@ -78,57 +80,71 @@ impl Runner {
             self.rate.store(Arc::new(rate));
         }
         let wanted = route.concurrency;
+        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
         self.route.store(route);
-        let have = self.workers.fetch_max(wanted, Ordering::AcqRel);
+        self.changed.notify_waiters();
         self.wake();
-        (have..wanted)
+        (0..wanted)
+            .filter(|slot| workers.insert(*slot))
             .map(|slot| -> Work { Box::pin(super::run::work(Arc::clone(self), slot)) })
             .collect()
     }
 
     /// A worker leaves because the route wants fewer.
     pub(super) fn surplus(&self, slot: usize) -> bool {
-        let surplus = slot >= self.route.load().concurrency;
-        if surplus {
-            self.workers.fetch_min(slot, Ordering::AcqRel);
+        if slot < self.route.load().concurrency {
+            return false;
         }
-        surplus
+        // Again under the lock: a change that wants this worker back either sees it or gets it replaced.
+        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        slot >= self.route.load().concurrency && workers.remove(&slot)
     }
 
     pub(super) fn lanes(&self) -> MutexGuard<'_, Lanes<Item>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From intake.
-    pub(super) fn push(&self, item: Item) {
+    /// From intake. `Err`: the route is gone from the table; look it up again.
+    pub(super) fn push(&self, item: Item) -> Result<(), Item> {
         let route = self.route.load();
         let lane = Item::lane(&route, &item.envelope);
         {
             let mut lanes = self.lanes();
+            if self.is_retired() {
+                return Err(item);
+            }
             if let Err(item) = lanes.push(item, lane.as_ref()) {
                 // Under the lock, so that the store sees the lane's messages in the order they came.
                 self.send_to_store(item, lane, &route, None);
-                return;
+                return Ok(());
             }
         }
         self.wake();
+        Ok(())
     }
 
     /// From the store, which keeps the order of its lanes itself.
-    pub(super) fn push_parked(&self, item: Item) {
-        if self.lanes().push(item, None).is_err() {
-            tracing::error!("a message without a lane was refused by its route; report this as a bug");
+    pub(super) fn push_parked(&self, item: Item) -> Result<(), Item> {
+        {
+            let mut lanes = self.lanes();
+            if self.is_retired() {
+                return Err(item);
+            }
+            lanes.push(item, None)?;
         }
         self.wake();
+        Ok(())
     }
 
-    /// Lanes that wait for a retry give their permits back: they go to the store.
+    /// Lanes that wait for a retry give their permits back: they go to the store, where the head waits on.
     pub(super) fn relieve(&self) {
         let route = self.route.load();
+        let now = self.context.clock.instant();
         let mut lanes = self.lanes();
-        for (key, items) in lanes.relieve() {
+        for (key, due, items) in lanes.relieve() {
+            let mut delay = Some(due.saturating_duration_since(now));
             for item in items {
-                self.send_to_store(item, Some(Arc::clone(&key)), &route, None);
+                self.send_to_store(item, Some(Arc::clone(&key)), &route, delay.take());
             }
         }
     }
@@ -253,13 +269,21 @@ impl Runner {
 
     /// The route is gone from the table: workers end when nothing is left.
     pub(super) fn retire(&self) {
-        self.retired.store(true, Ordering::Release);
+        {
+            // Under the lock, so that nothing is pushed after the workers have seen the last message.
+            let _lanes = self.lanes();
+            self.retired.store(true, Ordering::Release);
+        }
         self.changed.notify_waiters();
         self.changed.notify_one();
     }
 
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
     pub(super) fn is_over(&self) -> bool {
-        self.retired.load(Ordering::Acquire) && self.lanes().queued() == 0
+        self.is_retired() && self.lanes().queued() == 0
     }
 
     /// Something could run now. A lane that waits for its retry does not hold up a drain.

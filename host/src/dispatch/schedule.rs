@@ -84,22 +84,11 @@ async fn place(shared: &Shared, parked: Parked, permit: tokio::sync::OwnedSemaph
             return;
         }
     };
-    // The route it was parked under; when a reload took that away, the one that takes it now.
-    let runners = shared.runners.load();
-    let runner = runners.get(route.as_str()).cloned().or_else(|| {
-        let routes = shared.routes.current();
-        let now = routes.lookup(&envelope.origin, &envelope.message_type)?;
-        runners.get(&now.name).cloned()
-    });
-    let Some(runner) = runner else {
-        tracing::warn!(%id, %route, "a parked message has no route any more; it waits. Add the route again or discard it");
-        return;
-    };
-    let item = Item {
+    let mut item = Item {
         envelope,
         raw,
         duty: Duty::Parked {
-            id,
+            id: id.clone(),
             lane: lane.map(Into::into),
         },
         attempt,
@@ -107,5 +96,21 @@ async fn place(shared: &Shared, parked: Parked, permit: tokio::sync::OwnedSemaph
         first_failure_ms: Some(first_failure_ms),
         permit,
     };
-    runner.push_parked(item);
+    loop {
+        // The route it was parked under; when a reload took that away, the one that takes it now.
+        let runners = shared.runners.load();
+        let runner = runners.get(route.as_str()).cloned().or_else(|| {
+            let routes = shared.routes.current();
+            let now = routes.lookup(&item.envelope.origin, &item.envelope.message_type)?;
+            runners.get(&now.name).cloned()
+        });
+        let Some(runner) = runner else {
+            tracing::warn!(%id, %route, "a parked message has no route any more; it waits. Add the route again or discard it");
+            return;
+        };
+        match runner.push_parked(item) {
+            Ok(()) => return,
+            Err(back) => item = back,
+        }
+    }
 }
