@@ -3,41 +3,115 @@
 //! The rule is the three tables below. A new room needs a line in [`ROOMS`]; a wrong arrow is repaired in the code, or
 //! the table is changed with its reason.
 
+mod paths;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use self::paths::{Token, paths, tokens, without_tests};
+
 /// (room, rooms it may import, why). A room is a file or folder directly under `host/src`.
 const ROOMS: &[(&str, &[&str], &str)] = &[
-    ("main", &["cli"], "main parses, calls the library, maps the error to an exit code"),
+    (
+        "main",
+        &["cli"],
+        "main parses, calls the library, maps the error to an exit code",
+    ),
     (
         "cli",
-        &["app", "broker", "config", "decode", "dlq", "error", "guest", "model", "telemetry"],
+        &[
+            "app",
+            "broker",
+            "config",
+            "decode",
+            "dlq",
+            "error",
+            "guest",
+            "model",
+            "telemetry",
+        ],
         "commands start the app, or speak HTTP to a running host: they never call the API's code",
     ),
     (
         "app",
-        &["broker", "config", "dispatch", "error", "guest", "http", "model", "route", "store", "tasks", "telemetry"],
+        &[
+            "broker",
+            "config",
+            "dispatch",
+            "error",
+            "guest",
+            "http",
+            "model",
+            "route",
+            "store",
+            "tasks",
+            "telemetry",
+        ],
         "the composition root knows every room but the command line",
     ),
     (
         "http",
-        &["broker", "dispatch", "dlq", "error", "guest", "model", "store", "telemetry"],
+        &[
+            "broker",
+            "dispatch",
+            "dlq",
+            "error",
+            "guest",
+            "model",
+            "store",
+            "telemetry",
+        ],
         "the API shows and publishes; it does not configure or decide",
     ),
     (
         "dispatch",
-        &["broker", "config", "decode", "guest", "model", "retry", "route", "store", "tasks", "telemetry"],
+        &[
+            "broker",
+            "config",
+            "decode",
+            "guest",
+            "model",
+            "retry",
+            "route",
+            "store",
+            "tasks",
+            "telemetry",
+        ],
         "dispatch moves messages and knows neither its callers nor how its output is encoded",
     ),
     ("dlq", &["model", "store"], "dead letters as people see them"),
-    ("route", &["broker", "config", "model"], "the routing table is pure"),
-    ("retry", &["config", "model"], "a verdict is a pure function of outcome, attempt and policy"),
-    ("encode", &["decode", "model"], "writing takes names and checks from reading, never the other way"),
+    (
+        "route",
+        &["broker", "config", "model"],
+        "the routing table is pure",
+    ),
+    (
+        "retry",
+        &["config", "model"],
+        "a verdict is a pure function of outcome, attempt and policy",
+    ),
+    (
+        "encode",
+        &["decode", "model"],
+        "writing takes names and checks from reading, never the other way",
+    ),
     ("decode", &["model"], "bytes to envelope, nothing else"),
-    ("guest", &["config", "error", "model"], "handlers know no broker and no store"),
+    (
+        "guest",
+        &["config", "error", "model"],
+        "handlers know no broker and no store",
+    ),
     ("store", &["model"], "state knows words of the trade only"),
-    ("broker", &["config", "encode", "error", "model"], "adapters know no route and no handler"),
-    ("config", &["broker", "error", "model"], "settings know what a broker can promise, through its seam"),
+    (
+        "broker",
+        &["config", "encode", "error", "model"],
+        "adapters know no route and no handler",
+    ),
+    (
+        "config",
+        &["broker", "error", "model"],
+        "settings know what a broker can promise, through its seam",
+    ),
     ("tasks", &[], "stands alone"),
     ("telemetry", &[], "stands alone"),
     ("error", &[], "stands alone"),
@@ -63,12 +137,22 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("axum", &["http"], FOREIGN),
     ("clap", &["cli", "main"], FOREIGN),
 ];
-const CONCRETE: &str = "only the composition root names a concrete adapter; the others see the traits of its mod.rs";
+const CONCRETE: &str =
+    "only the composition root names a concrete adapter; the others see the traits of its mod.rs";
 const FOREIGN: &str = "this library has one room; the others see our own types";
 
 /// (where, what is not said there, why).
 const NEVER: &[(&[&str], &[&str], &str)] = &[(
-    &["model", "decode", "encode", "retry", "route", "dispatch/lanes", "broker/kafka/ledger", "broker/rabbitmq/acks"],
+    &[
+        "model",
+        "decode",
+        "encode",
+        "retry",
+        "route",
+        "dispatch/lanes",
+        "broker/kafka/ledger",
+        "broker/rabbitmq/acks",
+    ],
     &["tokio", "std::fs", "std::net", "std::process", "std::thread"],
     "policy has no I/O, so that tests can drive it",
 )];
@@ -83,18 +167,33 @@ struct Source {
 #[test]
 fn imports_go_one_way() {
     let sources = host_sources();
-    assert!(sources.len() > 100, "only {} files found: is host/src still there?", sources.len());
+    assert!(
+        sources.len() > 100,
+        "only {} files found: is host/src still there?",
+        sources.len()
+    );
     let wrong = check(&sources);
-    assert!(wrong.is_empty(), "{} wrong arrows:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} wrong arrows:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
 }
 
 #[test]
 fn every_room_of_the_table_exists() {
     let sources = host_sources();
     for (room, allowed, _) in ROOMS {
-        assert!(sources.iter().any(|s| room_of(&s.path) == *room), "no room `{room}` in host/src");
+        assert!(
+            sources.iter().any(|s| room_of(&s.path) == *room),
+            "no room `{room}` in host/src"
+        );
         for name in *allowed {
-            assert!(ROOMS.iter().any(|(room, ..)| room == name), "`{room}` may import `{name}`, which is no room");
+            assert!(
+                ROOMS.iter().any(|(room, ..)| room == name),
+                "`{room}` may import `{name}`, which is no room"
+            );
         }
     }
 }
@@ -102,45 +201,121 @@ fn every_room_of_the_table_exists() {
 #[test]
 fn a_planted_wrong_arrow_is_found() {
     let planted = [
-        ("decode/flat.rs", "use crate::dispatch::Context;", "decode may not import dispatch"),
-        ("model/ids.rs", "use crate::error::Code;", "model may not import error"),
-        ("dispatch/run.rs", "use crate::{model::Failure, broker::{Error, kafka::Kafka}};", "crate::broker::kafka"),
-        ("dispatch/run.rs", "fn f() { let x = crate::store::sqlite::SqliteStore::open(); }", "crate::store::sqlite"),
-        ("http/mod.rs", "use crate::guest::{Plugins, Runtime};", "crate::guest::Runtime"),
-        ("broker/kafka/source.rs", "use super::super::rabbitmq::RabbitMq;", "crate::broker::rabbitmq"),
-        ("broker/embedded/mod.rs", "use super::{kafka};", "crate::broker::kafka"),
-        ("guest/call.rs", "use super::super::http::Problem;", "guest may not import http"),
-        ("store/mod.rs", "async fn f() -> Result<(), ::rusqlite::Error> {}", "`rusqlite`"),
+        (
+            "decode/flat.rs",
+            "use crate::dispatch::Context;",
+            "decode may not import dispatch",
+        ),
+        (
+            "model/ids.rs",
+            "use crate::error::Code;",
+            "model may not import error",
+        ),
+        (
+            "dispatch/run.rs",
+            "use crate::{model::Failure, broker::{Error, kafka::Kafka}};",
+            "crate::broker::kafka",
+        ),
+        (
+            "dispatch/run.rs",
+            "fn f() { let x = crate::store::sqlite::SqliteStore::open(); }",
+            "crate::store::sqlite",
+        ),
+        (
+            "http/mod.rs",
+            "use crate::guest::{Plugins, Runtime};",
+            "crate::guest::Runtime",
+        ),
+        (
+            "broker/kafka/source.rs",
+            "use super::super::rabbitmq::RabbitMq;",
+            "crate::broker::rabbitmq",
+        ),
+        (
+            "broker/embedded/mod.rs",
+            "use super::{kafka};",
+            "crate::broker::kafka",
+        ),
+        (
+            "guest/call.rs",
+            "use super::super::http::Problem;",
+            "guest may not import http",
+        ),
+        (
+            "store/mod.rs",
+            "async fn f() -> Result<(), ::rusqlite::Error> {}",
+            "`rusqlite`",
+        ),
         ("broker/rabbitmq/mod.rs", "pub use rdkafka as kafka;", "`rdkafka`"),
         ("app.rs", "use crate::cli::Exit;", "app may not import cli"),
-        ("cli/send.rs", "use crate::http::Problem;", "cli may not import http"),
+        (
+            "cli/send.rs",
+            "use crate::http::Problem;",
+            "cli may not import http",
+        ),
         ("main.rs", "use helix_host::app::App;", "main may not import app"),
         ("retry/policy.rs", "use std::fs;", "`std::fs` is not"),
-        ("dispatch/lanes.rs", "use tokio::sync::Notify;", "`tokio::sync::Notify`"),
+        (
+            "dispatch/lanes.rs",
+            "use tokio::sync::Notify;",
+            "`tokio::sync::Notify`",
+        ),
         ("attic/mod.rs", "", "no room `attic`"),
-        ("decode/mod.rs", "#[cfg(test)]\nmod tests { fn f() {} }\nuse crate::http::Api;", "decode may not import http"),
+        (
+            "decode/mod.rs",
+            "#[cfg(test)]\nmod tests { fn f() {} }\nuse crate::http::Api;",
+            "decode may not import http",
+        ),
     ];
     for (path, text, expected) in planted {
         let wrong = check(&[source(path, text)]);
-        assert!(wrong.iter().any(|line| line.contains(expected)), "{path}: `{text}` gave {wrong:?}");
+        assert!(
+            wrong.iter().any(|line| line.contains(expected)),
+            "{path}: `{text}` gave {wrong:?}"
+        );
     }
 }
 
 #[test]
 fn what_is_no_import_is_left_alone() {
     let harmless = [
-        ("decode/flat.rs", "// use crate::dispatch::Context;\n/* crate::http /* nested */ crate::cli */"),
-        ("decode/flat.rs", r##"const A: &str = "crate::http::Api"; const B: &str = r#"a " crate::cli::X"#;"##),
-        ("decode/flat.rs", "#[cfg(test)]\nmod tests { use crate::http::Api; mod inner { use lapin::Channel; } }"),
-        ("decode/flat.rs", "fn f<'a>(c: char) -> &'a str { if c == '\"' || c == '\\'' { \"\" } else { \"x\" } }"),
-        ("dispatch/run.rs", "use crate::broker::{Error, Receipt}; use super::settle; use self::batch::Batch;"),
-        ("broker/kafka/desk.rs", "use crate::broker::kafka::ledger::Ledger; use rdkafka::consumer::{self, Consumer};"),
+        (
+            "decode/flat.rs",
+            "// use crate::dispatch::Context;\n/* crate::http /* nested */ crate::cli */",
+        ),
+        (
+            "decode/flat.rs",
+            r##"const A: &str = "crate::http::Api"; const B: &str = r#"a " crate::cli::X"#;"##,
+        ),
+        (
+            "decode/flat.rs",
+            "#[cfg(test)]\nmod tests { use crate::http::Api; mod inner { use lapin::Channel; } }",
+        ),
+        (
+            "decode/flat.rs",
+            "fn f<'a>(c: char) -> &'a str { if c == '\"' || c == '\\'' { \"\" } else { \"x\" } }",
+        ),
+        (
+            "dispatch/run.rs",
+            "use crate::broker::{Error, Receipt}; use super::settle; use self::batch::Batch;",
+        ),
+        (
+            "broker/kafka/desk.rs",
+            "use crate::broker::kafka::ledger::Ledger; use rdkafka::consumer::{self, Consumer};",
+        ),
     ];
     for (path, text) in harmless {
-        assert_eq!(check(&[source(path, text)]), Vec::<String>::new(), "{path}: `{text}`");
+        assert_eq!(
+            check(&[source(path, text)]),
+            Vec::<String>::new(),
+            "{path}: `{text}`"
+        );
     }
     let tested = [
-        source("decode/mod.rs", "#[cfg(test)]\n#[path = \"odd.rs\"]\nmod tests;\n#[cfg(test)]\nmod fuzz;"),
+        source(
+            "decode/mod.rs",
+            "#[cfg(test)]\n#[path = \"odd.rs\"]\nmod tests;\n#[cfg(test)]\nmod fuzz;",
+        ),
         source("decode/odd.rs", "use crate::http::Api;"),
         source("decode/fuzz.rs", "use crate::http::Api;"),
         source("decode/fuzz/deep.rs", "use crate::http::Api;"),
@@ -149,7 +324,10 @@ fn what_is_no_import_is_left_alone() {
 }
 
 fn source(path: &str, text: &str) -> Source {
-    Source { path: path.to_owned(), text: text.to_owned() }
+    Source {
+        path: path.to_owned(),
+        text: text.to_owned(),
+    }
 }
 
 /// Every wrong arrow, one line each.
@@ -157,11 +335,15 @@ fn check(sources: &[Source]) -> Vec<String> {
     let mut plain: Vec<(&str, Vec<Token>)> = Vec::new();
     let mut only_tests = BTreeSet::new();
     for source in sources {
-        let (tokens, modules) = without_tests(&source.path, tokens(&source.text));
+        let (tokens, modules) = without_tests(&source.path, &tokens(&source.text));
         only_tests.extend(modules);
         plain.push((&source.path, tokens));
     }
-    let is_test = |path: &str| only_tests.iter().any(|m| path == format!("{m}.rs") || path.starts_with(&format!("{m}/")));
+    let is_test = |path: &str| {
+        only_tests
+            .iter()
+            .any(|m| path == format!("{m}.rs") || path.starts_with(&format!("{m}/")))
+    };
     let mut wrong = BTreeSet::new();
     for (path, tokens) in plain.iter().filter(|(path, _)| !is_test(path)) {
         let room = room_of(path);
@@ -169,14 +351,21 @@ fn check(sources: &[Source]) -> Vec<String> {
             continue;
         }
         let Some((_, allowed, why)) = ROOMS.iter().find(|(name, ..)| *name == room) else {
-            wrong.insert(format!("{path}: no room `{room}` in the table of tests/it/architecture.rs"));
+            wrong.insert(format!(
+                "{path}: no room `{room}` in the table of tests/it/architecture.rs"
+            ));
             continue;
         };
         for said in paths(path, tokens) {
-            if let Some(target) = said.strip_prefix("crate::").and_then(|rest| rest.split("::").next()) {
+            if let Some(target) = said
+                .strip_prefix("crate::")
+                .and_then(|rest| rest.split("::").next())
+            {
                 let is_room = ROOMS.iter().any(|(name, ..)| *name == target);
                 if is_room && target != room && !allowed.contains(&target) {
-                    wrong.insert(format!("{path}: {room} may not import {target} (`{said}`): {why}"));
+                    wrong.insert(format!(
+                        "{path}: {room} may not import {target} (`{said}`): {why}"
+                    ));
                 }
             }
             for (what, places, why) in ONLY_IN {
@@ -185,7 +374,9 @@ fn check(sources: &[Source]) -> Vec<String> {
                 }
             }
             for (places, what, why) in NEVER {
-                if places.iter().any(|place| stands_in(path, place)) && what.iter().any(|what| within(&said, what)) {
+                if places.iter().any(|place| stands_in(path, place))
+                    && what.iter().any(|what| within(&said, what))
+                {
                     wrong.insert(format!("{path}: `{said}` is not for this room: {why}"));
                 }
             }
@@ -206,227 +397,6 @@ fn room_of(path: &str) -> &str {
     path.split('/').next().unwrap_or(path).trim_end_matches(".rs")
 }
 
-/// The module a file is: `broker/kafka/mod.rs` → broker, kafka.
-fn module_of(path: &str) -> Vec<String> {
-    let path = path.trim_end_matches(".rs");
-    let path = path.strip_suffix("/mod").unwrap_or(path);
-    if path == "lib" || path == "main" { Vec::new() } else { path.split('/').map(str::to_owned).collect() }
-}
-
-#[derive(Debug, Clone, PartialEq)]
-enum Token {
-    Word(String),
-    /// `::`
-    Colons,
-    Text(String),
-    Mark(char),
-}
-
-/// Words and marks; comments are dropped, literals are kept apart.
-fn tokens(text: &str) -> Vec<Token> {
-    let chars: Vec<char> = text.chars().collect();
-    let at = |i: usize| chars.get(i).copied().unwrap_or('\0');
-    let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    let mut found = Vec::new();
-    let mut i = 0;
-    while i < chars.len() {
-        let c = at(i);
-        if c == '/' && at(i + 1) == '/' {
-            while i < chars.len() && at(i) != '\n' {
-                i += 1;
-            }
-        } else if c == '/' && at(i + 1) == '*' {
-            let mut depth = 0;
-            loop {
-                match (at(i), at(i + 1)) {
-                    ('/', '*') => (depth, i) = (depth + 1, i + 2),
-                    ('*', '/') => (depth, i) = (depth - 1, i + 2),
-                    _ => i += 1,
-                }
-                if depth == 0 || i >= chars.len() {
-                    break;
-                }
-            }
-        } else if c == '"' {
-            let start = i + 1;
-            i += 1;
-            while i < chars.len() && at(i) != '"' {
-                i += if at(i) == '\\' { 2 } else { 1 };
-            }
-            found.push(Token::Text(chars[start..i.min(chars.len())].iter().collect()));
-            i += 1;
-        } else if c == 'r' && (at(i + 1) == '"' || (at(i + 1) == '#' && matches!(at(i + 2), '"' | '#'))) {
-            let hashes = (i + 1..).take_while(|&k| at(k) == '#').count();
-            let end: String = std::iter::once('"').chain(std::iter::repeat_n('#', hashes)).collect();
-            let start = i + 2 + hashes;
-            let rest: String = chars[start.min(chars.len())..].iter().collect();
-            let length = rest.find(&end).map_or(rest.chars().count(), |bytes| rest[..bytes].chars().count());
-            found.push(Token::Text(rest.chars().take(length).collect()));
-            i = start + length + end.len();
-        } else if c == '\'' && (at(i + 1) == '\\' || at(i + 2) == '\'') {
-            // A character, not a lifetime.
-            i += if at(i + 1) == '\\' { 3 } else { 2 };
-            while i < chars.len() && at(i) != '\'' {
-                i += 1;
-            }
-            i += 1;
-        } else if is_word(c) {
-            let start = i;
-            while is_word(at(i)) {
-                i += 1;
-            }
-            let word: String = chars[start..i].iter().collect();
-            // Prefixes of literals (b"", c"", br"") are no words.
-            if !(at(i) == '"' && matches!(word.as_str(), "b" | "c" | "br" | "cr")) {
-                found.push(Token::Word(word));
-            }
-        } else if c == ':' && at(i + 1) == ':' {
-            found.push(Token::Colons);
-            i += 2;
-        } else {
-            if !c.is_whitespace() {
-                found.push(Token::Mark(c));
-            }
-            i += 1;
-        }
-    }
-    found
-}
-
-fn word(token: Option<&Token>) -> Option<&str> {
-    match token {
-        Some(Token::Word(word)) => Some(word),
-        _ => None,
-    }
-}
-
-/// Without what is compiled for tests only, and the files (without `.rs`) of test modules that have their own.
-fn without_tests(path: &str, tokens: Vec<Token>) -> (Vec<Token>, Vec<String>) {
-    let parent = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-    let mark = |i: usize, c: char| tokens.get(i) == Some(&Token::Mark(c));
-    let mut kept = Vec::new();
-    let mut files = Vec::new();
-    let mut i = 0;
-    while i < tokens.len() {
-        let is_cfg = mark(i, '#') && mark(i + 1, '[') && word(tokens.get(i + 2)) == Some("cfg") && word(tokens.get(i + 4)) == Some("test");
-        if !is_cfg {
-            kept.extend(tokens.get(i).cloned());
-            i += 1;
-            continue;
-        }
-        // The item goes on to its `;`, or to the end of its braces.
-        let mut depth = 0;
-        let mut named = None;
-        let mut other_file = None;
-        let mut brackets = 0;
-        while i < tokens.len() {
-            match tokens.get(i) {
-                Some(Token::Mark('[')) => brackets += 1,
-                Some(Token::Mark(']')) => brackets -= 1,
-                Some(Token::Mark('{')) => depth += 1,
-                Some(Token::Mark('}')) => depth -= 1,
-                Some(Token::Text(text)) if brackets > 0 && word(tokens.get(i - 2)) == Some("path") => other_file = Some(text.clone()),
-                Some(Token::Word(mod_word)) if mod_word == "mod" && depth == 0 => named = word(tokens.get(i + 1)).map(str::to_owned),
-                _ => {}
-            }
-            let ends = depth == 0 && brackets == 0 && (mark(i, ';') || mark(i, '}'));
-            if ends && mark(i, ';') {
-                match (&other_file, &named) {
-                    (Some(file), _) => files.push(format!("{parent}/{}", file.trim_end_matches(".rs"))),
-                    (None, Some(name)) => {
-                        let module = module_of(path).into_iter().chain([name.clone()]).collect::<Vec<_>>();
-                        files.push(module.join("/"));
-                    }
-                    _ => {}
-                }
-            }
-            i += 1;
-            if ends {
-                break;
-            }
-        }
-    }
-    (kept, files)
-}
-
-/// Every path that is said in a file, with `crate::` in front where it is ours.
-fn paths(file: &str, tokens: &[Token]) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    let mut i = 0;
-    let mut in_use = false;
-    while i < tokens.len() {
-        match tokens.get(i) {
-            Some(Token::Mark(';')) => in_use = false,
-            Some(Token::Word(first)) if first == "use" => in_use = true,
-            Some(Token::Word(_)) if in_use || tokens.get(i + 1) == Some(&Token::Colons) => {
-                let mut said = Vec::new();
-                i = tree(tokens, i, &mut Vec::new(), &mut said);
-                found.extend(said.iter().map(|path| absolute(file, path)));
-                continue;
-            }
-            _ => {}
-        }
-        i += 1;
-    }
-    found
-}
-
-/// One path or use tree from `i` on; returns where it ends.
-fn tree(tokens: &[Token], mut i: usize, prefix: &mut Vec<String>, said: &mut Vec<Vec<String>>) -> usize {
-    let length = prefix.len();
-    loop {
-        match tokens.get(i) {
-            Some(Token::Word(word)) => prefix.push(word.clone()),
-            Some(Token::Mark('{')) => {
-                i += 1;
-                while i < tokens.len() && tokens.get(i) != Some(&Token::Mark('}')) {
-                    let next = tree(tokens, i, prefix, said);
-                    i = if next == i { i + 1 } else { next };
-                    // `as name` and commas.
-                    if word(tokens.get(i)) == Some("as") {
-                        i += 2;
-                    }
-                }
-                prefix.truncate(length);
-                return i + 1;
-            }
-            _ => break,
-        }
-        i += 1;
-        if tokens.get(i) != Some(&Token::Colons) {
-            break;
-        }
-        i += 1;
-    }
-    if prefix.len() > length {
-        said.push(prefix.clone());
-    }
-    prefix.truncate(length);
-    i
-}
-
-fn absolute(file: &str, path: &[String]) -> String {
-    let mut module = module_of(file);
-    let mut rest = path;
-    let mut ours = false;
-    while let Some((first, tail)) = rest.split_first() {
-        match first.as_str() {
-            "crate" | "helix_host" => module.clear(),
-            "self" => {}
-            "super" => drop(module.pop()),
-            _ => break,
-        }
-        ours = true;
-        rest = tail;
-    }
-    if ours {
-        let parts = module.iter().chain(rest).map(String::as_str);
-        std::iter::once("crate").chain(parts).collect::<Vec<_>>().join("::")
-    } else {
-        path.join("::")
-    }
-}
-
 fn host_sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../host/src");
     let mut files = Vec::new();
@@ -435,7 +405,11 @@ fn host_sources() -> Vec<Source> {
         let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
         for entry in entries {
             let path: PathBuf = entry.expect("an entry of host/src").path();
-            let name = path.strip_prefix(&root).expect("below host/src").to_string_lossy().into_owned();
+            let name = path
+                .strip_prefix(&root)
+                .expect("below host/src")
+                .to_string_lossy()
+                .into_owned();
             if path.is_dir() {
                 folders.push(path);
             } else if name.ends_with(".rs") && !name.starts_with("cli/new/template/") {

@@ -27,7 +27,11 @@ fn relative_links_lead_somewhere() {
         }
     }
     assert!(checked > 30, "only {checked} links found");
-    assert!(broken.is_empty(), "links that lead nowhere:\n{}", broken.join("\n"));
+    assert!(
+        broken.is_empty(),
+        "links that lead nowhere:\n{}",
+        broken.join("\n")
+    );
 }
 
 #[test]
@@ -36,25 +40,38 @@ fn links_to_headings_lead_to_headings() {
     for file in documents() {
         let folder = file.parent().expect("a file has a folder");
         for link in links(&prose(&read(&file))) {
-            let Some((path, anchor)) = link.split_once('#') else { continue };
+            let Some((path, anchor)) = link.split_once('#') else {
+                continue;
+            };
             if path.contains("://") {
                 continue;
             }
-            let target = if path.is_empty() { file.clone() } else { folder.join(path) };
+            let target = if path.is_empty() {
+                file.clone()
+            } else {
+                folder.join(path)
+            };
             let found = target.is_file() && headings(&read(&target)).contains(anchor);
             if !found {
                 broken.push(format!("{}: {link}", shown(&file)));
             }
         }
     }
-    assert!(broken.is_empty(), "headings that are not there:\n{}", broken.join("\n"));
+    assert!(
+        broken.is_empty(),
+        "headings that are not there:\n{}",
+        broken.join("\n")
+    );
 }
 
 #[test]
 fn files_named_in_the_maps_exist() {
     for (map, least) in [("ARCHITECTURE.md", 40), ("CONTRIBUTING.md", 15)] {
         let text = prose(&read(&root().join(map)));
-        let named: Vec<&str> = code_spans(&text).into_iter().filter(|span| is_path(span)).collect();
+        let named: Vec<&str> = code_spans(&text)
+            .into_iter()
+            .filter(|span| is_path(span))
+            .collect();
         assert!(named.len() >= least, "{map} names only {} files", named.len());
         let missing: Vec<&&str> = named
             .iter()
@@ -71,12 +88,18 @@ fn commands_of_the_readme_exist() {
     let top = helix_help(&[]);
     for words in said {
         let (command, sub) = (words.first().expect("a command"), words.get(1));
-        assert!(top.contains(command), "README names `helix {command}`; there are {top:?}");
+        assert!(
+            top.contains(command),
+            "README names `helix {command}`; there are {top:?}"
+        );
         let inner = helix_help(&[command]);
         if let Some(sub) = sub
             && !inner.is_empty()
         {
-            assert!(inner.contains(sub), "README names `helix {command} {sub}`; there are {inner:?}");
+            assert!(
+                inner.contains(sub),
+                "README names `helix {command} {sub}`; there are {inner:?}"
+            );
         }
     }
 }
@@ -104,21 +127,34 @@ fn accepted(file: &str, block: &str) {
     std::fs::write(folder.path().join("helix.toml"), format!("{block}{rest}")).expect("write helix.toml");
     std::fs::create_dir(folder.path().join("plugins")).expect("make plugins/");
     let mut check = Command::new(variable("HELIX_BIN"));
-    check.args(["check", "--config", "helix.toml"]).current_dir(folder.path());
+    check
+        .args(["check", "--config", "helix.toml"])
+        .current_dir(folder.path());
     check.env_clear();
     for name in ["RABBITMQ_PASSWORD", "KAFKA_PASSWORD", "LLM_API_KEY"] {
         check.env(name, "secret");
     }
     let output = check.output().expect("run helix check");
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     // 01xx are faults of the configuration; a missing plugin file (03xx) is none of the document's business.
     let fault = said.lines().find(|line| line.contains("HX01"));
-    assert!(fault.is_none(), "{file}: helix check refuses this block:\n{block}\n{said}");
+    assert!(
+        fault.is_none(),
+        "{file}: helix check refuses this block:\n{block}\n{said}"
+    );
 }
 
 /// Subcommands that `helix … --help` lists.
 fn helix_help(command: &[&str]) -> BTreeSet<String> {
-    let output = Command::new(variable("HELIX_BIN")).args(command).arg("--help").output().expect("run helix");
+    let output = Command::new(variable("HELIX_BIN"))
+        .args(command)
+        .arg("--help")
+        .output()
+        .expect("run helix");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "helix {command:?} --help: {text}");
     text.lines()
@@ -137,13 +173,21 @@ fn commands(text: &str) -> BTreeSet<Vec<String>> {
     code.extend(text.lines());
     code.into_iter()
         .filter_map(|span| span.trim().trim_start_matches("$ ").strip_prefix("helix "))
-        .map(|rest| rest.split_whitespace().take_while(plain).take(2).map(str::to_owned).collect::<Vec<_>>())
+        .map(|rest| {
+            rest.split_whitespace()
+                .take_while(plain)
+                .take(2)
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        })
         .filter(|words| !words.is_empty())
         .collect()
 }
 
 fn is_path(span: &str) -> bool {
-    let known = [".rs", ".toml", ".md", ".wit", ".sql", ".yml", ".json"].iter().any(|end| span.ends_with(end));
+    let known = [".rs", ".toml", ".md", ".wit", ".sql", ".yml", ".json"]
+        .iter()
+        .any(|end| span.ends_with(end));
     let folder = span.ends_with('/') && span.len() > 1;
     (known && (span.contains('/') || span == "app.rs" || span == "error.rs" || span == "tasks.rs") || folder)
         && span.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c))
@@ -186,7 +230,9 @@ fn fenced(text: &str, language: &str) -> Vec<String> {
 }
 
 fn code_spans(text: &str) -> Vec<&str> {
-    text.lines().flat_map(|line| line.split('`').skip(1).step_by(2)).collect()
+    text.lines()
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
+        .collect()
 }
 
 /// Targets of `[text](target)`, outside of code.
@@ -196,7 +242,9 @@ fn links(text: &str) -> Vec<String> {
         let plain: String = line.split('`').step_by(2).collect::<Vec<_>>().join("code");
         let mut rest = plain.as_str();
         while let Some((_, after)) = rest.split_once("](") {
-            let Some((target, tail)) = after.split_once(')') else { break };
+            let Some((target, tail)) = after.split_once(')') else {
+                break;
+            };
             found.push(target.trim().to_owned());
             rest = tail;
         }
@@ -211,12 +259,14 @@ fn headings(text: &str) -> BTreeSet<String> {
         .filter(|line| line.starts_with('#'))
         .map(|line| {
             let title = line.trim_start_matches('#').trim().to_lowercase();
-            title.chars().filter_map(|c| match c {
-                ' ' => Some('-'),
-                c if c.is_alphanumeric() || c == '-' || c == '_' => Some(c),
-                _ => None,
-            })
-            .collect()
+            title
+                .chars()
+                .filter_map(|c| match c {
+                    ' ' => Some('-'),
+                    c if c.is_alphanumeric() || c == '-' || c == '_' => Some(c),
+                    _ => None,
+                })
+                .collect()
         })
         .collect()
 }
@@ -228,7 +278,11 @@ fn documents() -> Vec<PathBuf> {
         let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
         for entry in entries {
             let path = entry.expect("an entry").path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             if path.is_dir() {
                 if !SKIPPED.contains(&name.as_str()) {
                     folders.push(path);
@@ -243,7 +297,10 @@ fn documents() -> Vec<PathBuf> {
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the checkout")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .canonicalize()
+        .expect("the checkout")
 }
 
 fn shown(path: &Path) -> String {

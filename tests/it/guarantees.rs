@@ -27,7 +27,10 @@ fn every_promise_names_a_test_that_exists() {
 #[test]
 fn a_test_that_is_not_there_is_noticed() {
     let here = "tests/it/guarantees.rs";
-    assert_eq!(missing(&root(), &format!("{here}::a_test_that_is_not_there_is_noticed")), None);
+    assert_eq!(
+        missing(&root(), &format!("{here}::a_test_that_is_not_there_is_noticed")),
+        None
+    );
     // A function, but no test.
     assert!(missing(&root(), &format!("{here}::promises")).is_some());
     assert!(missing(&root(), &format!("{here}::a_test_that_is_not")).is_some());
@@ -40,8 +43,16 @@ fn a_test_that_is_not_there_is_noticed() {
 fn promises_are_read_with_their_tests() {
     let text = "# A\n- no promise\n## 1. B\n- **P** goes\n  on.\n  - test: `a::b`\n- **Q**\n## What is not\n- **R**\n";
     let read = promises(text);
-    let p = Promise { line: 4, text: "**P** goes".to_owned(), tests: vec!["a::b".to_owned()] };
-    let q = Promise { line: 7, text: "**Q**".to_owned(), tests: Vec::new() };
+    let p = Promise {
+        line: 4,
+        text: "**P** goes".to_owned(),
+        tests: vec!["a::b".to_owned()],
+    };
+    let q = Promise {
+        line: 7,
+        text: "**Q**".to_owned(),
+        tests: Vec::new(),
+    };
     assert_eq!(read, [p, q]);
 }
 
@@ -56,9 +67,17 @@ fn promises(text: &str) -> Vec<Promise> {
             continue;
         } else if let Some(test) = line.strip_prefix("  - test: ") {
             let name = test.trim().trim_matches('`').to_owned();
-            found.last_mut().expect("a test stands under its promise").tests.push(name);
+            found
+                .last_mut()
+                .expect("a test stands under its promise")
+                .tests
+                .push(name);
         } else if let Some(text) = line.strip_prefix("- ") {
-            found.push(Promise { line: number + 1, text: text.to_owned(), tests: Vec::new() });
+            found.push(Promise {
+                line: number + 1,
+                text: text.to_owned(),
+                tests: Vec::new(),
+            });
         }
     }
     found
@@ -68,9 +87,13 @@ fn promises(text: &str) -> Vec<Promise> {
 fn missing(root: &Path, test: &str) -> Option<String> {
     let not = |why: &str| Some(format!("`{test}`: {why}"));
     if let Some(rest) = test.strip_prefix("contract::") {
-        let Some((place, property)) = rest.split_once("::") else { return not("no property named") };
+        let Some((place, property)) = rest.split_once("::") else {
+            return not("no property named");
+        };
         let folder = root.join("tests/it/contract");
-        let Ok(list) = std::fs::read_to_string(folder.join("mod.rs")) else { return not("no contract suite") };
+        let Ok(list) = std::fs::read_to_string(folder.join("mod.rs")) else {
+            return not("no contract suite");
+        };
         // Properties become tests by a macro: it has to list this one, and to know the place.
         if !list.contains(&format!("::{property} [")) {
             return not("the contract suite does not run this property");
@@ -78,14 +101,22 @@ fn missing(root: &Path, test: &str) -> Option<String> {
         if place != "*" && !list.contains(&format!("@place {place} ")) {
             return not("no such place in the contract suite");
         }
-        let written = files(&folder).iter().any(|file| read(file).contains(&format!("async fn {property}(")));
+        let written = files(&folder)
+            .iter()
+            .any(|file| read(file).contains(&format!("async fn {property}(")));
         return if written { None } else { not("no such property") };
     }
-    let Some((path, name)) = test.rsplit_once("::") else { return not("neither `path.rs::name` nor `contract::…`") };
-    let Ok(text) = std::fs::read_to_string(root.join(path)) else { return not("no such file") };
+    let Some((path, name)) = test.rsplit_once("::") else {
+        return not("neither `path.rs::name` nor `contract::…`");
+    };
+    let Ok(text) = std::fs::read_to_string(root.join(path)) else {
+        return not("no such file");
+    };
     let lines: Vec<&str> = text.lines().collect();
     let is_function = |line: &str| line.contains(&format!("fn {name}("));
-    let Some(at) = lines.iter().position(|line| is_function(line)) else { return not("no such function") };
+    let Some(at) = lines.iter().position(|line| is_function(line)) else {
+        return not("no such function");
+    };
     // `#[test]`, `#[tokio::test(…)]`, or inside `proptest! { … #[test] fn … }`; other attributes may stand between.
     let marked = lines
         .iter()
@@ -93,7 +124,11 @@ fn missing(root: &Path, test: &str) -> Option<String> {
         .rev()
         .take_while(|line| line.trim_start().starts_with("#[") || line.trim_start().starts_with("//"))
         .any(|line| line.contains("test]") || line.contains("test("));
-    if marked { None } else { not("a function, but no test") }
+    if marked {
+        None
+    } else {
+        not("a function, but no test")
+    }
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
