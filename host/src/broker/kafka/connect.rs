@@ -116,7 +116,8 @@ fn common(options: &Kafka) -> ClientConfig {
         .set("reconnect.backoff.max.ms", "2000")
         // A topic made after the start is found within this time; librdkafka's own is five minutes.
         .set("topic.metadata.refresh.interval.ms", "30000")
-        .set_log_level(RDKafkaLogLevel::Error);
+        // Down to disconnects: for a wrong port they are all that is said. The fold decides what people see.
+        .set_log_level(RDKafkaLogLevel::Info);
     if let Some(tls) = &options.tls {
         let files = [
             ("ssl.ca.location", &tls.ca),

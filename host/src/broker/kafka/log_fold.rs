@@ -118,6 +118,9 @@ impl Fold {
     }
 }
 
+/// The broker hung up on the first request of a connection.
+const CLOSED_AT_HELLO: &str = "in state APIVERSION_QUERY";
+
 /// What to do about it, from the words librdkafka uses.
 fn explain(cause: &str) -> (Clarity, &'static str) {
     let has = |words: &[&str]| words.iter().any(|w| cause.contains(w));
@@ -154,6 +157,7 @@ fn explain(cause: &str) -> (Clarity, &'static str) {
             "Check that Kafka runs there and the port in `servers`",
         )
     } else if has(&[
+        CLOSED_AT_HELLO,
         "Disconnected while requesting ApiVersion",
         "ApiVersionRequest",
         "incorrect security.protocol",
@@ -256,6 +260,8 @@ impl Link {
         use RDKafkaLogLevel::{Alert, Critical, Emerg, Error};
         match level {
             Emerg | Alert | Critical | Error => self.failed(message),
+            // The only word on the wrong port, said at the level of an ordinary disconnect.
+            _ if message.contains(CLOSED_AT_HELLO) => self.failed(message),
             // CONFWARN: a consumer's property on a producer and the like; rebalances and reconnects at other levels.
             _ => tracing::debug!(broker = self.name, fac, "{message}"),
         }

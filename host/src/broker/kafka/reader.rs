@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use super::convert::{Converter, Record};
 use super::desk::Desk;
 use super::ledger::{Ledger, Receive};
-use super::native::Queue;
-use super::rebalance::{Group, offsets};
+use super::native::{self, Queue};
+use super::rebalance::{Group, LAST_COMMIT, offsets};
 use super::source::Orders;
 use crate::broker::{Delivery, Error, Receipt};
 use crate::error::{BROKER_NO_DESTINATION, BROKER_REFUSED};
@@ -250,7 +250,7 @@ impl Reader {
         *self.orders.leave.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the handlers that run, then leaves; the commit happens in the revocation that leaving brings.
+    /// Waits for the handlers that run, says how far they came, then leaves.
     fn leave(mut self) {
         let deadline = self.deadline().unwrap_or_else(Instant::now);
         let all: Vec<u32> = self.desk.ledger(|l| l.partitions().collect());
@@ -261,6 +261,7 @@ impl Reader {
             }
             self.commit();
         }
+        self.last_commit();
         self.desk.close();
         self.consumer.context().set_queue(None);
         let Self {
@@ -270,10 +271,44 @@ impl Reader {
             ..
         } = self;
         drop(queue);
-        // Revokes (and so commits), leaves the group, and waits for both.
+        // Revokes (and commits what the last commit could not), leaves the group, and waits for both.
         drop(consumer);
         // Only now: the end of the channel says that everything is over.
         drop(batches);
+    }
+}
+
+impl Reader {
+    /// While we are a member for sure: closing the consumer in the middle of a rebalance makes librdkafka leave the group
+    /// before it serves the revocation, and the commit made there is refused (unknown member).
+    fn last_commit(&mut self) {
+        let deadline = Instant::now() + LAST_COMMIT;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.consumer.assignment_lost() {
+                return;
+            }
+            let prefixes = self.desk.ledger(|l| {
+                let all: Vec<u32> = l.partitions().collect();
+                l.prefixes(&all)
+            });
+            if prefixes.is_empty() {
+                return;
+            }
+            let client = self.consumer.client().native_ptr();
+            let topic = &self.consumer.context().topic;
+            match offsets(topic, &prefixes).and_then(|list| native::commit_within(client, &list, left)) {
+                // Said for good: nothing is left for the revocation to say.
+                Ok(()) => {
+                    return self.desk.ledger(|l| prefixes.iter().for_each(|&(p, _)| l.forget(p)));
+                }
+                // Between two generations of the group; it goes on as soon as we do our part.
+                Err(error) => tracing::debug!(topic = &**topic, %error, "last commit refused, tried again"),
+            }
+            if self.events(TICK).is_err() {
+                return;
+            }
+        }
     }
 }
 

@@ -15,6 +15,8 @@ use super::native::{self, Queue};
 
 /// How long the broker may take to answer the commit of a revocation.
 const COMMIT: Duration = Duration::from_secs(5);
+/// The same for the last commit, which is tried again in that time, and for what the farewell has left to say.
+pub const LAST_COMMIT: Duration = Duration::from_millis(2500);
 
 /// The context of a group's consumer.
 pub struct Group {
@@ -54,10 +56,10 @@ impl Group {
             );
             return self.forget(partitions);
         }
-        let limit = if self.desk.is_closing() {
-            Duration::ZERO
+        let (limit, commit) = if self.desk.is_closing() {
+            (Duration::ZERO, LAST_COMMIT)
         } else {
-            self.revoke_timeout
+            (self.revoke_timeout, COMMIT)
         };
         let finished = self.desk.drain(partitions, limit);
         if !finished {
@@ -79,7 +81,7 @@ impl Group {
         }
         let client = consumer.client().native_ptr();
         let result =
-            offsets(&self.topic, &prefixes).and_then(|list| native::commit_within(client, &list, COMMIT));
+            offsets(&self.topic, &prefixes).and_then(|list| native::commit_within(client, &list, commit));
         if let Err(error) = result {
             tracing::warn!(topic = &*self.topic, ?partitions, %error, "commit at revocation failed, some messages will be delivered again");
         }
