@@ -226,7 +226,10 @@ impl App {
                     }
                 }
                 Some(error) => {
-                    tracing::error!(plugin, %error, serving = %short(event.new), "plugin file refused; the last good version serves");
+                    match event.new {
+                        Some(serving) => tracing::error!(plugin, %error, serving = %serving.short(), "plugin file refused; the last good version serves"),
+                        None => tracing::error!(plugin, %error, "plugin file refused; no version serves, its messages wait"),
+                    }
                     metrics.plugin_reload_failures.with_label_values(&[plugin]).inc();
                 }
             }

@@ -11,3 +11,4 @@ mod bad_messages;
 mod bad_plugins;
 mod hostile_handlers;
 mod smoke;
+mod bad_config;
