@@ -117,7 +117,8 @@ impl App {
         );
         let app = Arc::new(Self {
             settings: ArcSwap::from_pointee(settings.clone()),
-            request,
+            // The file that was found is the one that is read again: when it is gone, no other place is looked at.
+            request: LoadRequest { path: loaded.files.first().cloned().or(request.path), ..request },
             files: loaded.files.clone(),
             runtime,
             targets,

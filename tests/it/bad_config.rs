@@ -116,7 +116,7 @@ async fn a_bad_reload_changes_nothing_and_is_told_until_a_good_file_comes() {
         (
             "a typo",
             format!("{HOST}{more}plguin = \"x\"\n"),
-            &["HX0102", "helix.toml:10", "plguin"],
+            &["HX0102", "helix.toml:11", "plguin"],
         ),
         ("no TOML", format!("{HOST}{more}[["), &["HX0101"]),
         (
@@ -134,14 +134,14 @@ async fn a_bad_reload_changes_nothing_and_is_told_until_a_good_file_comes() {
     for (what, toml, parts) in bad {
         setup.configure(toml);
         failures += 1.0;
-        host.wait_metric("messaging_config_reload_failures_total", &[], failures)
+        host.wait_metric("messaging_config_reload_failures", &[], failures)
             .await;
         stale(&host, what, parts).await;
     }
     // Gone altogether, as between the two steps of some editors: an empty table would drop every route.
     std::fs::remove_file(setup.path().join("helix.toml")).unwrap();
     failures += 1.0;
-    host.wait_metric("messaging_config_reload_failures_total", &[], failures)
+    host.wait_metric("messaging_config_reload_failures", &[], failures)
         .await;
     stale(&host, "no file", &["HX0106", "helix.toml"]).await;
 
