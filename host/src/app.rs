@@ -128,7 +128,8 @@ impl App {
         );
         let app = Arc::new(Self {
             settings: ArcSwap::from_pointee(settings.clone()),
-            request,
+            // The file that was found is the one that is read again: when it is gone, no other place is looked at.
+            request: LoadRequest { path: loaded.files.first().cloned().or(request.path), ..request },
             files: loaded.files.clone(),
             runtime,
             targets,
@@ -244,7 +245,10 @@ impl App {
                     }
                 }
                 Some(error) => {
-                    tracing::error!(plugin, %error, serving = %short(event.new), "plugin file refused; the last good version serves");
+                    match event.new {
+                        Some(serving) => tracing::error!(plugin, %error, serving = %serving.short(), "plugin file refused; the last good version serves"),
+                        None => tracing::error!(plugin, %error, "plugin file refused; no version serves, its messages wait"),
+                    }
                     metrics.plugin_reload_failures.with_label_values(&[plugin]).inc();
                 }
             }

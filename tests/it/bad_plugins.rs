@@ -325,7 +325,13 @@ async fn a_plugin_that_never_had_a_good_file_keeps_the_host_unready_and_its_mess
     .await;
     host.send_task("work", "probe", json!({})).await;
     let shown = setup.helix(&["plugin", "ls", "--url", host.url()]);
-    assert!(String::from_utf8_lossy(&shown.stdout).contains("HX0301"));
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("REFUSED: HX0301"), "{shown}");
+    let everywhere = format!("{shown}{}{}", host.log_text(), host.get("/readyz").await.1);
+    assert!(
+        !everywhere.contains("the last good version serves"),
+        "there is none: {everywhere}"
+    );
     guests::install(
         &setup.plugins(),
         "probe",

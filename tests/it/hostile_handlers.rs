@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
 use helix_tests::{Host, Setup, guests, until};
 use serde_json::{Value, json};
 
@@ -340,16 +341,23 @@ async fn a_loop_and_a_sleep_in_the_host_end_at_the_timeout_while_neighbours_go_o
 }
 
 #[tokio::test]
-async fn a_wrong_number_of_results_is_a_trap_and_an_honest_batch_beside_it_is_done() {
+async fn a_wrong_number_of_results_is_a_trap_and_an_honest_event_beside_it_is_done() {
     let (_setup, host) = start(CONFIG, &["probe", "batch-liar", "packed-liar"]).await;
-    let mut liars = Vec::new();
-    for _ in 0..3 {
-        liars.push((
-            host.send_event("batch", "e", "k", json!({ "n": 1 })).await,
-            "results",
-        ));
+    let mut liars = 0;
+    for _ in 0..2 {
+        let id = host.send_event("batch", "e", "k", json!({ "n": 1 })).await;
+        results_are_wrong(&host, &id, "results for").await;
+        liars += 1;
     }
     // The first byte of the data is the order; without a content type it is passed on as it is.
+    let send = async |order: &str| {
+        let payload = base64::engine::general_purpose::STANDARD.encode(order);
+        let body = json!({ "type": "e", "key": "k", "payload_base64": payload });
+        let (status, answer) = host.post("/v1/messaging/events/packed", &body).await;
+        assert_eq!(status, 202, "{answer}");
+        answer["id"].as_str().unwrap_or_default().to_owned()
+    };
+    let mut honest = 0.0;
     for (order, part) in [
         ("n", "2 outcomes for 1"),
         ("s", ""),
@@ -359,45 +367,38 @@ async fn a_wrong_number_of_results_is_a_trap_and_an_honest_batch_beside_it_is_do
         ("t", "outcome"),
         ("h", ""),
     ] {
-        let body = json!({ "type": "e", "key": "k", "payload_base64": base64_of(order) });
-        let (status, answer) = host.post("/v1/messaging/events/packed", &body).await;
-        assert_eq!(status, 202, "{answer}");
-        liars.push((answer["id"].as_str().unwrap().to_owned(), part));
-        let honest = json!({ "type": "e", "key": "k", "payload_base64": base64_of("-") });
-        assert_eq!(host.post("/v1/messaging/events/packed", &honest).await.0, 202);
+        let id = send(order).await;
+        // Often in one batch with it, whose trap must not be theirs.
+        send("-").await;
+        send("-").await;
+        results_are_wrong(&host, &id, part).await;
+        liars += 1;
+        honest += 2.0;
+        // A batch that begins with an honest one would hide the next liar.
+        host.wait_metric(
+            "messaging_outcomes_total",
+            &[("route", "packed"), ("outcome", "done")],
+            honest,
+        )
+        .await;
     }
     neighbours(&host).await;
-    for (id, part) in &liars {
-        let letter = letter_of(&host, id).await;
-        assert_eq!(
-            (&letter["class"], &letter["code"]),
-            (&json!("exhausted"), &json!("trap.results")),
-            "{letter}"
-        );
-        assert_eq!(letter["history"][0]["outcome"], "trap", "{letter}");
-        assert!(
-            letter["reason"]
-                .as_str()
-                .is_some_and(|r| r.contains(part) && !r.is_empty()),
-            "{part} is not in {letter}"
-        );
-    }
-    host.wait_metric(
-        "messaging_outcomes_total",
-        &[("route", "packed"), ("outcome", "done")],
-        7.0,
-    )
-    .await;
-    assert_eq!(
-        host.letter_count().await,
-        liars.len() as u64,
-        "no honest message was blamed"
-    );
+    assert_eq!(host.letter_count().await, liars, "no honest message was blamed");
 }
 
-fn base64_of(text: &str) -> String {
-    use base64::Engine;
-    base64::engine::general_purpose::STANDARD.encode(text)
+async fn results_are_wrong(host: &Host, id: &str, part: &str) {
+    let letter = letter_of(host, id).await;
+    assert_eq!(
+        (&letter["class"], &letter["code"]),
+        (&json!("exhausted"), &json!("trap.results")),
+        "{letter}"
+    );
+    assert_eq!(letter["history"][0]["outcome"], "trap", "{letter}");
+    let reason = letter["reason"].as_str().unwrap_or_default();
+    assert!(
+        !reason.is_empty() && reason.contains(part),
+        "{part} is not in {letter}"
+    );
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
 )]
 
 mod architecture;
+mod bad_config;
 mod bad_messages;
 mod bad_plugins;
 mod cli;

@@ -40,7 +40,8 @@ async fn ls(global: &Global) -> Result<(), Exit> {
         .iter()
         .map(|p| {
             let state = match (&p.digest, &p.stale) {
-                (_, Some(why)) => format!("STALE: {why}"),
+                (Some(_), Some(why)) => format!("STALE: {why}"),
+                (None, Some(why)) => format!("REFUSED: {why}"),
                 (None, None) => "loading".to_owned(),
                 (Some(_), None) => "serving".to_owned(),
             };

@@ -29,7 +29,13 @@ pub(super) async fn run(
     let permits = Arc::new(Semaphore::new(subscription.window));
     let mut backoff = backoff();
     while !stop.is_cancelled() {
-        let failure = match subscribe(&shared, &broker, &subscription).await {
+        // A broker that is away must not hold up a drain, or the removal of a route.
+        let subscribed = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            subscribed = subscribe(&shared, &broker, &subscription) => subscribed,
+        };
+        let failure = match subscribed {
             Ok(source) => {
                 let intake = Intake {
                     shared: &shared,

@@ -80,10 +80,10 @@ async fn report(api: &Api) -> Report {
     unready.extend(api.dispatcher.waiting_for_plugins());
     for plugin in api.plugins.list() {
         if let Some(why) = plugin.stale {
-            degraded.push(format!(
-                "plugin `{}` is STALE, the last good version serves: {why}",
-                plugin.name
-            ));
+            degraded.push(match plugin.digest {
+                Some(_) => format!("plugin `{}` is STALE, the last good version serves: {why}", plugin.name),
+                None => format!("plugin `{}` was refused, its messages wait: {why}", plugin.name),
+            });
         }
     }
     if let Some(why) = api.stale_config.load_full() {
