@@ -7,5 +7,8 @@
     reason = "a test that cannot go on fails"
 )]
 
-mod kill;
 mod smoke;
+
+mod interop;
+mod kafka_client;
+mod kill;

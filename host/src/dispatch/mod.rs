@@ -52,6 +52,8 @@ pub struct Shared {
 
 struct State {
     tasks: Tasks,
+    /// Due retries are claimed.
+    scheduled: bool,
     intakes: HashMap<SourceKey, CancellationToken>,
 }
 
@@ -70,12 +72,11 @@ impl Dispatcher {
             runners: arc_swap::ArcSwap::from_pointee(HashMap::new()),
         });
         context.remember_parked(parked);
-        let mut tasks = Tasks::new(context.fatal.clone());
-        tasks.spawn(Kind::Schedule, schedule::run(Arc::clone(&shared)));
         Ok(Self {
             shared,
             state: Mutex::new(State {
-                tasks,
+                tasks: Tasks::new(context.fatal.clone()),
+                scheduled: false,
                 intakes: HashMap::new(),
             }),
         })
@@ -118,6 +119,13 @@ impl Dispatcher {
         }
         for runner in removed {
             runner.retire();
+        }
+        // Not before there are routes: a retry claimed earlier would find none and wait until its lease runs out.
+        if !state.scheduled {
+            state.scheduled = true;
+            state
+                .tasks
+                .spawn(Kind::Schedule, schedule::run(Arc::clone(&self.shared)));
         }
         self.reconcile_intakes(&mut state, table.sources(), brokers);
     }
@@ -193,7 +201,8 @@ impl Dispatcher {
         // and would run again elsewhere.
         let finish = deadline - limit / 5;
         let runners: Vec<Arc<Runner>> = self.shared.runners.load().values().map(Arc::clone).collect();
-        let finished = tokio::time::timeout_at(finish, context.finished(|| runners.iter().all(|r| !r.has_work()))).await;
+        let finished =
+            tokio::time::timeout_at(finish, context.finished(|| runners.iter().all(|r| !r.has_work()))).await;
         context.stop.cancel();
         for runner in &runners {
             runner.clear();
