@@ -3,6 +3,7 @@
 Prints one line of JSON per message: what was sent. Ends with an error when the broker did not take one.
 """
 
+import contextlib
 import json
 import ssl
 import subprocess
@@ -54,21 +55,24 @@ def confluent_client(job, messages):
 
 def kcat_client(job, messages):
     options = [part for name, value in job["config"].items() for part in ("-X", f"{name}={value}")]
-    running = []
+    running, files = [], contextlib.ExitStack()
     for m in messages:
         headers = [part for name, value in kafka_headers(m).items() for part in ("-H", f"{name}={value}")]
         command = ["kcat", "-P", "-t", job["to"], *options, *headers]
         if m.key:
             command += ["-k", m.key]
-        with tempfile.NamedTemporaryFile(delete=False) as file:
-            file.write(m.body or b"")
-        # The whole file is one message; -Z makes an empty one a null.
-        command += ["-Z"] if m.body is None else []
-        running.append((m, subprocess.Popen([*command, file.name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)))
+        file = files.enter_context(tempfile.NamedTemporaryFile())
+        file.write(b"\n" if m.body is None else m.body)
+        file.flush()
+        file.seek(0)
+        # A file is one message, whatever is in it; of standard input each line is, and -Z makes an empty one a null.
+        command += ["-Z"] if m.body is None else [file.name]
+        running.append((m, subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)))
     for m, process in running:
         said, _ = process.communicate(timeout=30)
         if process.returncode:
             sys.exit(f"kcat failed with {m.shape}: {said.decode()}")
+    files.close()
 
 
 def main():

@@ -5,9 +5,9 @@ mod client;
 mod expected;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use helix_tests::{Host, Setup, brokers, unique, until};
+use helix_tests::{Host, Setup, brokers, unique};
 use serde_json::Value;
 
 use crate::kafka_client;
@@ -101,8 +101,8 @@ async fn all_shapes(way: Way) {
         .filter(|m| matches!(fate(&m.shape), Fate::Dead(..)))
         .count();
 
-    let letters = by_interop_id(host.wait_letters(dead).await);
-    let reports = all_reports(&host, &report, sent.len() - dead).await;
+    let reports = all_reports(&report, sent.len() - dead).await;
+    let letters = by_interop_id(all_letters(&host, dead).await);
     let mut wrong = Vec::new();
     for message in &sent {
         let found = match fate(&message.shape) {
@@ -151,22 +151,31 @@ fn by_interop_id(letters: Vec<Value>) -> BTreeMap<String, Value> {
     letters
 }
 
+/// Waits for so many; what is there when the time is up says more than that it is.
+async fn gather<T, F: Future<Output = Vec<T>>>(count: usize, look: impl Fn() -> F) -> Vec<T> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let found = look().await;
+        if found.len() >= count || Instant::now() > deadline {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await; // the pace of polling
+    }
+}
+
+async fn all_letters(host: &Host, count: usize) -> Vec<Value> {
+    // Counting is cheap, reading all of them is not.
+    gather(count, || async { vec![(); usize::try_from(host.letter_count().await).unwrap_or(0)] }).await;
+    host.letters().await
+}
+
 /// What the handler saw, by message id.
-async fn all_reports(host: &Host, topic: &str, count: usize) -> BTreeMap<String, Value> {
-    let bodies = until(&format!("{count} reports"), Duration::from_secs(60), || async {
-        let bodies = tokio::task::block_in_place(|| kafka_client::read(topic, 1));
-        (bodies.len() >= count).then_some(bodies)
-    })
-    .await;
-    assert_eq!(
-        bodies.len(),
-        count,
-        "one report for each message: {}",
-        host.log_text()
-    );
+async fn all_reports(topic: &str, count: usize) -> BTreeMap<String, Value> {
+    let bodies = gather(count, || async { tokio::task::block_in_place(|| kafka_client::read(topic, 1)) }).await;
     let event = |body: &Vec<u8>| -> Value { serde_json::from_slice(body).expect("a report is JSON") };
-    let reports = bodies.iter().map(|body| event(body));
+    let id = |event: &Value| event["data"]["id"].as_str().expect("the id of a message").to_owned();
+    let read = bodies.len();
+    let reports: BTreeMap<_, _> = bodies.iter().map(event).map(|event| (id(&event), event)).collect();
+    assert_eq!(reports.len(), read, "one report for each message");
     reports
-        .map(|event| (event["data"]["id"].as_str().unwrap_or_default().to_owned(), event))
-        .collect()
 }

@@ -62,8 +62,9 @@ fn key(message: &Sent) -> Value {
 fn source(message: &Sent) -> Value {
     let event = !message.id.starts_with("pika");
     match message.shape.as_str() {
-        shape if shape.starts_with("cloudevents") => json!("/interop"),
+        shape if shape.starts_with("cloudevents") && event => json!("/interop"),
         shape if shape.starts_with("helixagent") && event => json!("debate"),
+        // A task has no source.
         _ => Value::Null,
     }
 }
@@ -73,7 +74,7 @@ fn source(message: &Sent) -> Value {
 pub fn handled(message: &Sent, report: Option<&Value>) -> Result<(), String> {
     let event = report.ok_or_else(|| format!("{}: no handler saw it", message.id))?;
     let (seen, found) = (&event["data"], &event["data"]["found"]);
-    let trace = |shape: &str| shape.starts_with("raw") || shape == "helixagent";
+    let trace = |shape: &str| ["raw", "helixagent", "flat-named"].iter().any(|start| shape.starts_with(start));
     let headers = found["headers"].as_array().cloned().unwrap_or_default();
     let wanted = [
         ("type", json!(message.message_type), &seen["type"]),
