@@ -19,7 +19,7 @@ use verdict::{Run, check};
 
 const MESSAGES: usize = 20_000;
 const KILLS: usize = 3;
-/// Unsettled deliveries per source: what one kill may repeat at most.
+/// Unsettled deliveries per source.
 const WINDOW: usize = 1000;
 /// For everything; the machine of a pull request has two slow cores.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -147,4 +147,38 @@ async fn finish(setup: &Setup, mut host: Host, seed: u64, waiting: impl AsyncFn(
         );
         host = setup.start().await;
     }
+}
+
+/// Ten minutes is how long a lease lasts: what a new host claims before it has routes would wait that long.
+#[tokio::test]
+async fn retries_that_became_due_while_no_host_ran_run_right_after_the_start() {
+    const DELAY: Duration = Duration::from_millis(300);
+    const SOON: Duration = Duration::from_secs(20);
+    let toml = "[[routes]]\nqueue = \"work\"\nplugin = \"probe\"\nretry = { max_retries = 9, delay = \"300ms\", multiplier = 1.0, jitter = 0.0 }\n";
+    let setup = Setup::new(toml, &["probe"]).topology("[[queues]]\nname = \"work\"\n");
+    let mut host = setup.start().await;
+    for _ in 0..3 {
+        host.send_task("work", "probe", json!({ "do": "retry", "until": 6 }))
+            .await;
+    }
+    for _ in 0..4 {
+        until("all three have failed, and wait in the store", SOON, || async {
+            let failed = host
+                .metric("messaging_outcomes_total", &[("outcome", "retry")])
+                .await;
+            let stored = &host.get("/v1/messaging/health").await.1["retries_pending"];
+            (failed >= 3.0 && *stored == 3).then_some(())
+        })
+        .await;
+        let lines = host.unexpected_lines(&[]);
+        assert!(lines.is_empty(), "{lines:#?}");
+        host.kill();
+        // Not for luck: they are due then.
+        tokio::time::sleep(DELAY).await;
+        host = setup.start().await;
+    }
+    until("the retries are handled", SOON, || async {
+        (done(&host).await >= 3.0).then_some(())
+    })
+    .await;
 }

@@ -19,6 +19,8 @@ mod drain;
 mod guarantees;
 mod hostile_handlers;
 mod http;
+mod interop;
+mod kafka_client;
 mod kill;
 mod load;
 mod order;

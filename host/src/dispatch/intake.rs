@@ -209,20 +209,20 @@ impl Intake<'_> {
     fn place(&self, delivery: Delivery, permit: OwnedSemaphorePermit, refused: &mut Vec<settle::Refused>) {
         let context = &self.shared.context;
         let Delivery { mut raw, receipt } = delivery;
-        if raw.origin.offset.is_none() && raw.props.message_id.is_none() {
-            // The producer gave no id and the broker has no stable position: the host names the message once, so that it
-            // keeps its id through retries and dead letters.
-            raw.props.message_id = Some(context.ids.next());
-        }
+        // When the producer gave no id and the broker has no stable position, the host names the message once, so that it keeps
+        // its id through retries and dead letters. Only after decoding: the id may stand in a header or in the body.
+        let name = (raw.origin.offset.is_none() && raw.props.message_id.is_none()).then(|| context.ids.next());
         let now = context.clock.now_ms();
         if let Some((class, malformed)) = over_limit(&raw, &context.limits) {
+            raw.props.message_id = raw.props.message_id.or(name);
             refused.push((letter::of_raw(raw, class, &malformed, now), receipt, permit));
             return;
         }
-        let fallback = fallback_id(&raw);
+        let fallback = name.clone().unwrap_or_else(|| fallback_id(&raw));
         let envelope = match decode::decode(&raw, &fallback, now) {
             Ok(envelope) => envelope,
             Err(malformed) => {
+                raw.props.message_id = raw.props.message_id.or(name);
                 refused.push((
                     letter::of_raw(raw, FailureClass::Malformed, &malformed, now),
                     receipt,
@@ -231,6 +231,9 @@ impl Intake<'_> {
                 return;
             }
         };
+        if name.as_deref() == Some(&*envelope.id) {
+            raw.props.message_id = name;
+        }
         let mut item = Item {
             envelope,
             raw,

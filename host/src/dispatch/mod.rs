@@ -52,6 +52,8 @@ pub struct Shared {
 
 struct State {
     tasks: Tasks,
+    /// Due retries are claimed.
+    scheduled: bool,
     intakes: HashMap<SourceKey, CancellationToken>,
 }
 
@@ -70,12 +72,11 @@ impl Dispatcher {
             runners: arc_swap::ArcSwap::from_pointee(HashMap::new()),
         });
         context.remember_parked(parked);
-        let mut tasks = Tasks::new(context.fatal.clone());
-        tasks.spawn(Kind::Schedule, schedule::run(Arc::clone(&shared)));
         Ok(Self {
             shared,
             state: Mutex::new(State {
-                tasks,
+                tasks: Tasks::new(context.fatal.clone()),
+                scheduled: false,
                 intakes: HashMap::new(),
             }),
         })
@@ -120,6 +121,13 @@ impl Dispatcher {
         self.shared.runners.store(Arc::new(runners));
         for runner in removed {
             runner.retire();
+        }
+        // Not before there are routes: a retry claimed earlier would find none and wait until its lease runs out.
+        if !state.scheduled {
+            state.scheduled = true;
+            state
+                .tasks
+                .spawn(Kind::Schedule, schedule::run(Arc::clone(&self.shared)));
         }
         self.reconcile_intakes(&mut state, table.sources(), brokers);
     }

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{MESSAGES, Run, State, check, finish, id, kill_hosts, order, route, seed};
+use super::{MESSAGES, Run, State, WINDOW, check, finish, id, kill_hosts, order, route, seed};
 
 const QUEUE: &str = "work";
 const REPORT: &str = "reports";
@@ -46,6 +46,7 @@ async fn the_embedded_broker_loses_none_of_20000_accepted_messages_when_the_host
         reports: state.reports(REPORT).await,
         letters: state.letters().await,
         resent,
+        repeats: WINDOW,
         took,
     });
 }

@@ -9,7 +9,7 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOpti
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 
-use super::{MESSAGES, Run, State, check, finish, flat, kill_hosts, route, seed};
+use super::{MESSAGES, Run, State, WINDOW, check, finish, flat, kill_hosts, route, seed};
 
 const REPORT: &str = "reports";
 
@@ -68,6 +68,7 @@ async fn rabbitmq_loses_none_of_20000_messages_when_the_host_is_killed() {
         reports: state.reports(REPORT).await,
         letters: state.letters().await,
         resent: BTreeSet::new(),
+        repeats: WINDOW,
         took,
     });
     channel

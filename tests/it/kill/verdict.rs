@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Fate, KILLS, MESSAGES, WINDOW, fate, id};
+use super::{Fate, KILLS, MESSAGES, fate, id};
 
 /// What a handler reported.
 #[derive(Debug, Clone)]
@@ -44,6 +44,8 @@ pub struct Run {
     pub letters: Vec<(String, String)>,
     /// Messages that a client published again because nobody had answered.
     pub resent: BTreeSet<String>,
+    /// What one kill may repeat at most.
+    pub repeats: usize,
     pub took: Duration,
 }
 
@@ -118,7 +120,7 @@ pub fn check(run: &Run) {
         run.seed,
         wrong.len()
     );
-    let explained = KILLS * WINDOW + run.resent.len();
+    let explained = KILLS * run.repeats + run.resent.len();
     assert!(
         duplicates <= explained,
         "{}: {duplicates} duplicates, at most {explained} have a cause",
