@@ -76,12 +76,13 @@ impl App {
         let settings = &loaded.settings;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let metrics = Arc::new(Metrics::new().map_err(|error| failed("register metrics", error))?);
+        // First of all: what says "in use" should be this, and not a file of the broker or a port.
+        let lock = lock_state(&settings.host.state_dir)?;
         let brokers = connect(settings, &clock)?;
         loaded.check_promises(|name| capabilities(&brokers, name))?;
         let token = settings.host.token.as_ref().map(|token| Token::new(token.expose_secret()));
         let listener = bind(settings.host.listen, token.as_ref()).await?;
         let address = listener.local_addr().map_err(|error| failed("read the HTTP address", error))?;
-        let lock = lock_state(&settings.host.state_dir)?;
         let store = SqliteStore::open(&settings.host.state_dir.join("store.db"), Arc::clone(&clock))
             .await
             .map_err(|error| StartError::Failed(format!("{error} (HX0401)")))?;
