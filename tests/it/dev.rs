@@ -69,7 +69,7 @@ async fn a_new_project_is_tested_runs_and_follows_each_edit() {
     dev.stdout(File::create(&banner).unwrap()).stderr(File::create(&log).unwrap());
     let mut dev = Running(dev.spawn().unwrap());
     let shown = said(&banner, "q to quit").await;
-    for line in ["dev mode · not for production", "Broker    tasks embedded, events embedded", "Route     task hello hello.greet -> hello", "Watching  src Cargo.toml plugins"] {
+    for line in ["dev mode · not for production", "Broker    tasks embedded, events embedded", "Route     task hello hello.greet -> hello", "Watching  src Cargo.toml "] {
         assert!(shown.contains(line), "{line:?} is missing:\n{shown}");
     }
     let url = shown.split("http://").nth(1).and_then(|rest| rest.split('/').next()).unwrap().to_owned();
