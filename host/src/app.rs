@@ -76,6 +76,8 @@ impl App {
         let settings = &loaded.settings;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let metrics = Arc::new(Metrics::new().map_err(|error| failed("register metrics", error))?);
+        // First of all: what says "in use" should be this, and not a file of the broker or a port.
+        let lock = lock_state(&settings.host.state_dir)?;
         let brokers = connect(settings, &clock)?;
         loaded.check_promises(|name| capabilities(&brokers, name))?;
         let token = settings
@@ -87,7 +89,6 @@ impl App {
         let address = listener
             .local_addr()
             .map_err(|error| failed("read the HTTP address", error))?;
-        let lock = lock_state(&settings.host.state_dir)?;
         let store = SqliteStore::open(&settings.host.state_dir.join("store.db"), Arc::clone(&clock))
             .await
             .map_err(|error| StartError::Failed(format!("{error} (HX0401)")))?;
@@ -129,7 +130,10 @@ impl App {
         let app = Arc::new(Self {
             settings: ArcSwap::from_pointee(settings.clone()),
             // The file that was found is the one that is read again: when it is gone, no other place is looked at.
-            request: LoadRequest { path: loaded.files.first().cloned().or(request.path), ..request },
+            request: LoadRequest {
+                path: loaded.files.first().cloned().or(request.path),
+                ..request
+            },
             files: loaded.files.clone(),
             runtime,
             targets,

@@ -20,12 +20,21 @@ async fn a_stop_and_a_start(setup: &Setup, path: &str) {
     let host = setup.start().await;
     host.ready().await;
     let load = Load::start(&host, path, 4, message);
-    host.wait_metric("messaging_outcomes_total", &[("route", "work"), ("outcome", "done")], 20.0).await;
+    host.wait_metric(
+        "messaging_outcomes_total",
+        &[("route", "work"), ("outcome", "done")],
+        20.0,
+    )
+    .await;
     let started = Instant::now();
     assert_eq!(host.unexpected_lines(&[]), Vec::<String>::new());
     let (status, log) = host.terminate().await;
     assert!(status.success(), "{status}\n{log}");
-    assert!(started.elapsed() < Duration::from_secs(16), "10 s of drain and 6 s to leave: {:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(16),
+        "10 s of drain and 6 s to leave: {:?}",
+        started.elapsed()
+    );
     assert!(!log.contains("not everything finished in time"), "{log}");
     let (accepted, _) = load.end().await;
     assert!(accepted.len() > 20, "there was load: {}", accepted.len());
@@ -35,7 +44,12 @@ async fn a_stop_and_a_start(setup: &Setup, path: &str) {
     let last = json!({ "type": "last", "id": "last", "payload": { "report": "handled" } });
     let (status, answer) = host.post(path, &last).await;
     assert_eq!(status, 202, "{answer}");
-    host.wait_metric("messaging_outcomes_total", &[("route", "last"), ("outcome", "done")], 1.0).await;
+    host.wait_metric(
+        "messaging_outcomes_total",
+        &[("route", "last"), ("outcome", "done")],
+        1.0,
+    )
+    .await;
     assert_eq!(host.letter_count().await, 0);
     let (status, log) = host.terminate().await;
     assert!(status.success(), "{log}");
@@ -77,8 +91,12 @@ async fn a_stop_under_load_loses_and_repeats_nothing_on_the_embedded_broker() {
 async fn a_stop_under_load_loses_and_repeats_nothing_on_rabbitmq() {
     let queue = unique("drain");
     let topology = format!("[[queues]]\nname = \"{queue}\"\n[[topics]]\nname = \"handled\"\n");
-    let brokers = format!("[messaging]\ntasks = \"rabbitmq\"\nevents = \"embedded\"\n{}", brokers::rabbitmq_toml());
-    let setup = Setup::new(&config(&format!("queue = \"{queue}\""), &brokers), &["probe"]).topology(&topology);
+    let brokers = format!(
+        "[messaging]\ntasks = \"rabbitmq\"\nevents = \"embedded\"\n{}",
+        brokers::rabbitmq_toml()
+    );
+    let setup =
+        Setup::new(&config(&format!("queue = \"{queue}\""), &brokers), &["probe"]).topology(&topology);
     a_stop_and_a_start(&setup, &format!("/v1/messaging/tasks/{queue}")).await;
 }
 
@@ -88,15 +106,21 @@ async fn a_stop_under_load_loses_and_repeats_nothing_on_kafka() {
     let topic = unique("drain");
     let handled = unique("handled");
     let topology = format!("[[topics]]\nname = \"{topic}\"\n[[topics]]\nname = \"{handled}\"\n");
-    let brokers = format!("[messaging]\ntasks = \"embedded\"\nevents = \"kafka\"\n{}", brokers::kafka_toml(&unique("group")));
+    let brokers = format!(
+        "[messaging]\ntasks = \"embedded\"\nevents = \"kafka\"\n{}",
+        brokers::kafka_toml(&unique("group"))
+    );
     let config = config(&format!("topic = \"{topic}\""), &brokers);
     let setup = Setup::new(&config, &["probe"]).topology(&topology);
     let path = format!("/v1/messaging/events/{topic}");
     let host = setup.start().await;
     host.ready().await;
-    let load = Load::start(&host, &path, 4, |n| {
-        json!({ "type": "probe", "id": format!("m-{n}"), "payload": { "do": "sleep", "ms": 100 } })
-    });
+    let load = Load::start(
+        &host,
+        &path,
+        4,
+        |n| json!({ "type": "probe", "id": format!("m-{n}"), "payload": { "do": "sleep", "ms": 100 } }),
+    );
     let done = [("route", "work"), ("outcome", "done")];
     host.wait_metric("messaging_outcomes_total", &done, 20.0).await;
     let started = Instant::now();
@@ -108,41 +132,72 @@ async fn a_stop_under_load_loses_and_repeats_nothing_on_kafka() {
         let http = reqwest::Client::new();
         while let Ok(answer) = http.get(format!("{url}/metrics")).send().await {
             let text = answer.text().await.unwrap_or_default();
-            let line = text.lines().find(|l| l.starts_with("messaging_outcomes_total") && l.contains("route=\"work\""));
-            let now = line.and_then(|l| l.rsplit_once(' ')).and_then(|(_, n)| n.parse().ok()).unwrap_or(0.0);
+            let line = text
+                .lines()
+                .find(|l| l.starts_with("messaging_outcomes_total") && l.contains("route=\"work\""));
+            let now = line
+                .and_then(|l| l.rsplit_once(' '))
+                .and_then(|(_, n)| n.parse().ok())
+                .unwrap_or(0.0);
             before = before.max(now);
         }
     };
     let ((), (status, log)) = tokio::join!(watch, host.ended());
     assert!(status.success(), "{status}\n{log}");
-    assert!(started.elapsed() < Duration::from_secs(16), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(16),
+        "{:?}",
+        started.elapsed()
+    );
     let (accepted, unanswered) = load.end().await;
 
     let host = setup.start().await;
     host.ready().await;
     let last = json!({ "type": "last", "id": "last", "payload": {} });
     assert_eq!(host.post(&path, &last).await.0, 202);
-    host.wait_metric("messaging_outcomes_total", &[("route", "last"), ("outcome", "done")], 1.0).await;
-    until("what began before the last message is done", Duration::from_secs(20), || async {
-        let after = host.metric("messaging_outcomes_total", &done).await;
-        (before + after >= accepted.len() as f64).then_some(())
-    })
+    host.wait_metric(
+        "messaging_outcomes_total",
+        &[("route", "last"), ("outcome", "done")],
+        1.0,
+    )
+    .await;
+    until(
+        "what began before the last message is done",
+        Duration::from_secs(20),
+        || async {
+            let after = host.metric("messaging_outcomes_total", &done).await;
+            (before + after >= accepted.len() as f64).then_some(())
+        },
+    )
     .await;
     let total = before + host.metric("messaging_outcomes_total", &done).await;
     // A request that the stop cut off may have been stored or not; everything else is counted exactly.
-    assert!(total <= (accepted.len() + unanswered.len()) as f64, "{total} outcomes for {} messages", accepted.len());
+    assert!(
+        total <= (accepted.len() + unanswered.len()) as f64,
+        "{total} outcomes for {} messages",
+        accepted.len()
+    );
     assert_eq!(host.letter_count().await, 0);
 }
 
 #[tokio::test]
 async fn while_it_drains_a_host_is_not_ready_and_a_second_signal_ends_it_at_once() {
     let topology = "[[queues]]\nname = \"work\"\n";
-    let setup = Setup::new("[[routes]]\nqueue = \"work\"\nplugin = \"probe\"\ntimeout = \"60s\"\n", &["probe"]).topology(topology);
+    let setup = Setup::new(
+        "[[routes]]\nqueue = \"work\"\nplugin = \"probe\"\ntimeout = \"60s\"\n",
+        &["probe"],
+    )
+    .topology(topology);
     let host = setup.start().await;
     host.ready().await;
-    host.send_task("work", "probe", json!({ "do": "sleep", "ms": 30_000 })).await;
+    host.send_task("work", "probe", json!({ "do": "sleep", "ms": 30_000 }))
+        .await;
     until("the call runs", Duration::from_secs(5), || async {
-        (host.metric("messaging_in_flight", &[("destination", "work")]).await >= 1.0).then_some(())
+        (host
+            .metric("messaging_in_flight", &[("destination", "work")])
+            .await
+            >= 1.0)
+            .then_some(())
     })
     .await;
     host.sigterm();
@@ -157,8 +212,13 @@ async fn while_it_drains_a_host_is_not_ready_and_a_second_signal_ends_it_at_once
     host.sigterm();
     let (status, _) = host.ended().await;
     assert_eq!(status.code(), Some(1));
-    assert!(second.elapsed() < Duration::from_secs(3), "it waited for the call: {:?}", second.elapsed());
+    assert!(
+        second.elapsed() < Duration::from_secs(3),
+        "it waited for the call: {:?}",
+        second.elapsed()
+    );
     // What was cut off comes again, and says so.
     let host = setup.start().await;
-    host.wait_metric("messaging_redelivered_total", &[("destination", "work")], 1.0).await;
+    host.wait_metric("messaging_redelivered_total", &[("destination", "work")], 1.0)
+        .await;
 }

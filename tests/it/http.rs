@@ -27,9 +27,22 @@ async fn started() -> (Setup, Host) {
 
 /// Status, content type and body of a request with any body.
 async fn raw(host: &Host, path: &str, body: impl Into<reqwest::Body>) -> (u16, String, Value) {
-    let answer = reqwest::Client::new().post(format!("{}{path}", host.url())).body(body).send().await.unwrap();
-    let kind = answer.headers().get("content-type").map_or("", |v| v.to_str().unwrap()).to_owned();
-    (answer.status().as_u16(), kind, answer.json().await.unwrap_or_default())
+    let answer = reqwest::Client::new()
+        .post(format!("{}{path}", host.url()))
+        .body(body)
+        .send()
+        .await
+        .unwrap();
+    let kind = answer
+        .headers()
+        .get("content-type")
+        .map_or("", |v| v.to_str().unwrap())
+        .to_owned();
+    (
+        answer.status().as_u16(),
+        kind,
+        answer.json().await.unwrap_or_default(),
+    )
 }
 
 #[tokio::test]
@@ -37,36 +50,108 @@ async fn a_bad_request_gets_a_problem_with_a_code_and_nothing_is_published() {
     let (_setup, host) = started().await;
     let huge = "x".repeat(200 * 1024);
     let cases: Vec<(u16, &str, &str, String)> = vec![
-        (404, "HX0502", "/v1/messaging/tasks/nowhere", r#"{"type":"a","payload":1}"#.into()),
-        (404, "HX0502", "/v1/messaging/events/nowhere", r#"{"type":"a","payload":1}"#.into()),
+        (
+            404,
+            "HX0502",
+            "/v1/messaging/tasks/nowhere",
+            r#"{"type":"a","payload":1}"#.into(),
+        ),
+        (
+            404,
+            "HX0502",
+            "/v1/messaging/events/nowhere",
+            r#"{"type":"a","payload":1}"#.into(),
+        ),
         (400, "HX0501", "/v1/messaging/tasks/work", String::new()),
         (400, "HX0501", "/v1/messaging/tasks/work", "{".into()),
         (400, "HX0501", "/v1/messaging/tasks/work", "[]".into()),
-        (400, "HX0501", "/v1/messaging/tasks/work", r#"{"payload":1}"#.into()),
-        (400, "HX0501", "/v1/messaging/tasks/work", r#"{"type":"","payload":1}"#.into()),
-        (400, "HX0501", "/v1/messaging/tasks/work", r#"{"type":"a"}"#.into()),
-        (400, "HX0501", "/v1/messaging/tasks/work", r#"{"type":"a","payload":1,"payload_base64":"eA=="}"#.into()),
-        (400, "HX0501", "/v1/messaging/tasks/work", r#"{"type":"a","payload_base64":"%"}"#.into()),
-        (400, "HX0501", "/v1/messaging/tasks/work", r#"{"type":"a","payload":1,"priority":11}"#.into()),
-        (400, "HX0501", "/v1/messaging/tasks/work", r#"{"type":"a","payload":1,"priorty":1}"#.into()),
-        (400, "HX0501", "/v1/messaging/tasks/work", r#"{"type":7,"payload":1}"#.into()),
-        (413, "HX0503", "/v1/messaging/tasks/work", format!(r#"{{"type":"a","payload":"{huge}"}}"#)),
+        (
+            400,
+            "HX0501",
+            "/v1/messaging/tasks/work",
+            r#"{"payload":1}"#.into(),
+        ),
+        (
+            400,
+            "HX0501",
+            "/v1/messaging/tasks/work",
+            r#"{"type":"","payload":1}"#.into(),
+        ),
+        (
+            400,
+            "HX0501",
+            "/v1/messaging/tasks/work",
+            r#"{"type":"a"}"#.into(),
+        ),
+        (
+            400,
+            "HX0501",
+            "/v1/messaging/tasks/work",
+            r#"{"type":"a","payload":1,"payload_base64":"eA=="}"#.into(),
+        ),
+        (
+            400,
+            "HX0501",
+            "/v1/messaging/tasks/work",
+            r#"{"type":"a","payload_base64":"%"}"#.into(),
+        ),
+        (
+            400,
+            "HX0501",
+            "/v1/messaging/tasks/work",
+            r#"{"type":"a","payload":1,"priority":11}"#.into(),
+        ),
+        (
+            400,
+            "HX0501",
+            "/v1/messaging/tasks/work",
+            r#"{"type":"a","payload":1,"priorty":1}"#.into(),
+        ),
+        (
+            400,
+            "HX0501",
+            "/v1/messaging/tasks/work",
+            r#"{"type":7,"payload":1}"#.into(),
+        ),
+        (
+            413,
+            "HX0503",
+            "/v1/messaging/tasks/work",
+            format!(r#"{{"type":"a","payload":"{huge}"}}"#),
+        ),
     ];
     for (status, code, path, body) in cases {
         let shown = body.chars().take(80).collect::<String>();
         let (got, kind, problem) = raw(&host, path, body).await;
-        assert_eq!((got, problem["code"].as_str()), (status, Some(code)), "{path} {shown}: {problem}");
+        assert_eq!(
+            (got, problem["code"].as_str()),
+            (status, Some(code)),
+            "{path} {shown}: {problem}"
+        );
         assert_eq!(kind, "application/problem+json", "{shown}");
         assert_eq!(problem["status"], status);
         for field in ["type", "title", "detail"] {
-            assert!(problem[field].as_str().is_some_and(|text| !text.is_empty()), "{shown}: {problem}");
+            assert!(
+                problem[field].as_str().is_some_and(|text| !text.is_empty()),
+                "{shown}: {problem}"
+            );
         }
     }
-    let unknown = [("/v1/messaging/dlq/none", 404), ("/v1/messaging/dlq?limit=x", 400), ("/v1/messaging/dlq?colour=red", 400), ("/nowhere", 404)];
+    let unknown = [
+        ("/v1/messaging/dlq/none", 404),
+        ("/v1/messaging/dlq?limit=x", 400),
+        ("/v1/messaging/dlq?colour=red", 400),
+        ("/nowhere", 404),
+    ];
     for (path, status) in unknown {
         let (got, problem) = host.get(path).await;
         assert_eq!(got, status, "{path}: {problem}");
-        assert!(problem["code"].as_str().is_some_and(|code| code.starts_with("HX05")), "{path}: {problem}");
+        assert!(
+            problem["code"]
+                .as_str()
+                .is_some_and(|code| code.starts_with("HX05")),
+            "{path}: {problem}"
+        );
     }
     assert_eq!(host.metric("messaging_messages_published_total", &[]).await, 0.0);
     assert_eq!(host.metric("messaging_messages_consumed_total", &[]).await, 0.0);
@@ -78,7 +163,9 @@ async fn what_was_accepted_is_there_after_a_kill() {
     // Without a plugin nothing can handle it before the kill.
     let host = setup.start().await;
     let task = host.send_task("work", "probe", json!({ "do": "reject" })).await;
-    let event = host.send_event("events", "probe", "k", json!({ "do": "reject" })).await;
+    let event = host
+        .send_event("events", "probe", "k", json!({ "do": "reject" }))
+        .await;
     host.kill();
     let bytes = std::fs::read(helix_tests::guests::path("probe")).unwrap();
     helix_tests::guests::install(&setup.plugins(), "probe", &bytes);
@@ -96,10 +183,18 @@ async fn health_metrics_and_plugins_answer_with_the_names_of_the_contract() {
     let (setup, host) = started().await;
     for path in ["/health", "/livez"] {
         let (status, body) = host.get(path).await;
-        assert_eq!((status, body["status"].as_str()), (200, Some("healthy")), "{path}");
+        assert_eq!(
+            (status, body["status"].as_str()),
+            (200, Some("healthy")),
+            "{path}"
+        );
     }
     let (status, report) = host.get("/readyz").await;
-    assert_eq!((status, report["status"].as_str()), (200, Some("ready")), "{report}");
+    assert_eq!(
+        (status, report["status"].as_str()),
+        (200, Some("ready")),
+        "{report}"
+    );
     assert_eq!(report["brokers"]["embedded"]["state"], "up", "{report}");
     assert_eq!(host.get("/v1/messaging/health").await.1["status"], "ready");
     host.send_task("work", "probe", json!({})).await;
@@ -109,14 +204,37 @@ async fn health_metrics_and_plugins_answer_with_the_names_of_the_contract() {
     let done = [("outcome", "done")];
     host.wait_metric("messaging_outcomes_total", &done, 2.0).await;
     // The gauges are read every five seconds.
-    host.wait_metric("messaging_dlq_messages_total", &[("queue", "helixagent.dlq")], 1.0).await;
-    assert_eq!(host.metric("messaging_dlq_messages", &[("destination", "work")]).await, 1.0);
+    host.wait_metric(
+        "messaging_dlq_messages_total",
+        &[("queue", "helixagent.dlq")],
+        1.0,
+    )
+    .await;
+    assert_eq!(
+        host.metric("messaging_dlq_messages", &[("destination", "work")])
+            .await,
+        1.0
+    );
     let work = [("broker", "embedded"), ("destination", "work")];
-    assert_eq!(host.metric("messaging_messages_published_total", &work).await, 2.0);
+    assert_eq!(
+        host.metric("messaging_messages_published_total", &work).await,
+        2.0
+    );
     assert_eq!(host.metric("messaging_messages_consumed_total", &work).await, 2.0);
-    assert_eq!(host.metric("messaging_delivery_latency_seconds_count", &[("route", "work")]).await, 1.0);
-    assert_eq!(host.metric("messaging_handler_duration_seconds_count", &[("route", "work")]).await, 2.0);
-    assert_eq!(host.metric("messaging_plugin_info", &[("plugin", "probe")]).await, 1.0);
+    assert_eq!(
+        host.metric("messaging_delivery_latency_seconds_count", &[("route", "work")])
+            .await,
+        1.0
+    );
+    assert_eq!(
+        host.metric("messaging_handler_duration_seconds_count", &[("route", "work")])
+            .await,
+        2.0
+    );
+    assert_eq!(
+        host.metric("messaging_plugin_info", &[("plugin", "probe")]).await,
+        1.0
+    );
     let text = |path: &str| reqwest::get(format!("{}{path}", host.url()));
     let metrics = text("/metrics").await.unwrap().text().await.unwrap();
     assert_eq!(text("/v1/messaging/metrics").await.unwrap().status(), 200);
@@ -134,16 +252,32 @@ async fn health_metrics_and_plugins_answer_with_the_names_of_the_contract() {
         ("messaging_retries_pending", "gauge"),
         ("messaging_plugin_info", "gauge"),
     ] {
-        assert!(metrics.contains(&format!("# TYPE {name} {kind}\n")), "{name}: {metrics}");
+        assert!(
+            metrics.contains(&format!("# TYPE {name} {kind}\n")),
+            "{name}: {metrics}"
+        );
     }
     let (status, plugins) = host.get("/v1/messaging/plugins").await;
     assert_eq!(status, 200);
-    assert_eq!((&plugins[0]["name"], &plugins[0]["exports"]["task"]), (&json!("probe"), &json!(true)), "{plugins}");
+    assert_eq!(
+        (&plugins[0]["name"], &plugins[0]["exports"]["task"]),
+        (&json!("probe"), &json!(true)),
+        "{plugins}"
+    );
     // A plugin that went bad is degraded, not unready: the last good version serves.
     helix_tests::guests::install(&setup.plugins(), "probe", b"no component");
-    host.wait_metric("messaging_plugin_reload_failures_total", &[("plugin", "probe")], 1.0).await;
+    host.wait_metric(
+        "messaging_plugin_reload_failures_total",
+        &[("plugin", "probe")],
+        1.0,
+    )
+    .await;
     let (status, report) = host.get("/readyz").await;
-    assert_eq!((status, report["status"].as_str()), (200, Some("degraded")), "{report}");
+    assert_eq!(
+        (status, report["status"].as_str()),
+        (200, Some("degraded")),
+        "{report}"
+    );
     assert!(report["reasons"].to_string().contains("STALE"), "{report}");
 }
 
@@ -151,10 +285,17 @@ async fn health_metrics_and_plugins_answer_with_the_names_of_the_contract() {
 async fn dead_letters_are_listed_in_pages_filtered_and_shown_whole() {
     let (_setup, host) = started().await;
     for n in 0..5 {
-        host.send_task("work", "kind.a", json!({ "do": "reject", "reason": format!("broken {n}"), "code": "c.1" })).await;
+        host.send_task(
+            "work",
+            "kind.a",
+            json!({ "do": "reject", "reason": format!("broken {n}"), "code": "c.1" }),
+        )
+        .await;
     }
-    host.send_task("work", "kind.b", json!({ "do": "retry", "reason": "busy" })).await;
-    host.send_event("events", "kind.a", "key", json!({ "do": "reject" })).await;
+    host.send_task("work", "kind.b", json!({ "do": "retry", "reason": "busy" }))
+        .await;
+    host.send_event("events", "kind.a", "key", json!({ "do": "reject" }))
+        .await;
     host.wait_letters(7).await;
     let count = async |query: &str| -> u64 {
         let (status, listing) = host.get(&format!("/v1/messaging/dlq?{query}")).await;
@@ -164,8 +305,17 @@ async fn dead_letters_are_listed_in_pages_filtered_and_shown_whole() {
         shown
     };
     for (query, expected) in [
-        ("", 7), ("type=kind.a", 6), ("type=kind.b", 1), ("route=work", 6), ("class=exhausted", 1), ("class=rejected", 6),
-        ("state=dead", 7), ("state=expired", 0), ("text=broken%203", 1), ("text=c.1", 5), ("route=work&type=kind.a&text=busy", 0),
+        ("", 7),
+        ("type=kind.a", 6),
+        ("type=kind.b", 1),
+        ("route=work", 6),
+        ("class=exhausted", 1),
+        ("class=rejected", 6),
+        ("state=dead", 7),
+        ("state=expired", 0),
+        ("text=broken%203", 1),
+        ("text=c.1", 5),
+        ("route=work&type=kind.a&text=busy", 0),
     ] {
         assert_eq!(count(query).await, expected, "{query}");
     }
@@ -177,7 +327,8 @@ async fn dead_letters_are_listed_in_pages_filtered_and_shown_whole() {
             ids.push(letter["id"].as_str().unwrap().to_owned());
         }
         if page == 0 {
-            host.send_task("work", "kind.late", json!({ "do": "reject" })).await;
+            host.send_task("work", "kind.late", json!({ "do": "reject" }))
+                .await;
             host.wait_letters(8).await;
         }
         match listing["next"].as_str() {
@@ -188,15 +339,43 @@ async fn dead_letters_are_listed_in_pages_filtered_and_shown_whole() {
     let mut unique = ids.clone();
     unique.sort_unstable();
     unique.dedup();
-    assert_eq!((ids.len(), unique.len()), (7, 7), "each letter of the first look once, the late one not");
-    assert_eq!(host.get("/v1/messaging/dlq?limit=2&offset=7").await.1["messages"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        (ids.len(), unique.len()),
+        (7, 7),
+        "each letter of the first look once, the late one not"
+    );
+    assert_eq!(
+        host.get("/v1/messaging/dlq?limit=2&offset=7").await.1["messages"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
     let (_, found) = host.get("/v1/messaging/dlq?class=exhausted").await;
     let summary = &found["messages"][0];
-    assert!(summary.get("original").is_none(), "a list carries no payloads: {summary}");
-    let (status, letter) = host.get(&format!("/v1/messaging/dlq/{}", summary["id"].as_str().unwrap())).await;
+    assert!(
+        summary.get("original").is_none(),
+        "a list carries no payloads: {summary}"
+    );
+    let (status, letter) = host
+        .get(&format!("/v1/messaging/dlq/{}", summary["id"].as_str().unwrap()))
+        .await;
     assert_eq!(status, 200);
     assert_eq!(letter["history"].as_array().map(Vec::len), Some(2), "{letter}");
-    assert_eq!((&letter["reason"], &letter["plugin"], &letter["route"]), (&json!("busy"), &json!("probe"), &json!("work")));
-    assert!(letter["original"]["body"].as_str().is_some_and(|body| body.contains("busy")), "{letter}");
-    assert!(letter["digest"].as_str().is_some_and(|digest| digest.starts_with("sha256:")), "{letter}");
+    assert_eq!(
+        (&letter["reason"], &letter["plugin"], &letter["route"]),
+        (&json!("busy"), &json!("probe"), &json!("work"))
+    );
+    assert!(
+        letter["original"]["body"]
+            .as_str()
+            .is_some_and(|body| body.contains("busy")),
+        "{letter}"
+    );
+    assert!(
+        letter["digest"]
+            .as_str()
+            .is_some_and(|digest| digest.starts_with("sha256:")),
+        "{letter}"
+    );
 }

@@ -23,7 +23,11 @@ impl Load {
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut tasks = JoinSet::new();
         for _ in 0..senders {
-            let (url, stop, sent) = (format!("{}{path}", host.url()), Arc::clone(&stop), Arc::clone(&sent));
+            let (url, stop, sent) = (
+                format!("{}{path}", host.url()),
+                Arc::clone(&stop),
+                Arc::clone(&sent),
+            );
             tasks.spawn(async move {
                 let http = reqwest::Client::new();
                 let mut accepted = Vec::new();
@@ -41,7 +45,11 @@ impl Load {
                 Ok(accepted)
             });
         }
-        Self { stop, sent, senders: tasks }
+        Self {
+            stop,
+            sent,
+            senders: tasks,
+        }
     }
 
     /// Messages sent so far.

@@ -72,20 +72,33 @@ async fn send(host: &Host, path: &str, key: &str, n: u32, fails: bool) -> Value 
 
 /// The numbers of one key, in the order its messages were handled.
 fn numbers(seen: &[Seen], key: &str) -> Vec<u32> {
-    let mine = seen.iter().filter_map(|s| s.of().strip_prefix(key)?.strip_prefix('-')?.parse().ok());
+    let mine = seen
+        .iter()
+        .filter_map(|s| s.of().strip_prefix(key)?.strip_prefix('-')?.parse().ok());
     mine.collect()
 }
 
 async fn done(host: &Host, route: &str) -> f64 {
-    host.metric("messaging_outcomes_total", &[("route", route), ("outcome", "done")]).await
+    host.metric(
+        "messaging_outcomes_total",
+        &[("route", route), ("outcome", "done")],
+    )
+    .await
 }
 
 async fn wait_done(host: &Host, route: &str, n: u32) {
-    host.wait_metric("messaging_outcomes_total", &[("route", route), ("outcome", "done")], n.into()).await;
+    host.wait_metric(
+        "messaging_outcomes_total",
+        &[("route", route), ("outcome", "done")],
+        n.into(),
+    )
+    .await;
 }
 
 async fn pending(host: &Host) -> u64 {
-    host.get("/readyz").await.1["retries_pending"].as_u64().unwrap_or(0)
+    host.get("/readyz").await.1["retries_pending"]
+        .as_u64()
+        .unwrap_or(0)
 }
 
 async fn end(setup: &Setup, host: Host) -> Vec<Seen> {
@@ -111,15 +124,27 @@ async fn a_retrying_key_keeps_its_order_and_holds_up_nobody() {
             }
         }
         wait_done(&host, route, 20).await;
-        assert!(sent.elapsed() < DELAY, "the others waited for the retry: {:?}", sent.elapsed());
-        assert_eq!(done(&host, route).await, 20.0, "a follower overtook its retrying head");
+        assert!(
+            sent.elapsed() < DELAY,
+            "the others waited for the retry: {:?}",
+            sent.elapsed()
+        );
+        assert_eq!(
+            done(&host, route).await,
+            20.0,
+            "a follower overtook its retrying head"
+        );
     }
     wait_done(&host, "events", 25).await;
     wait_done(&host, "work", 25).await;
     let seen = end(&setup, host).await;
     for key in ["slow", "b", "c", "d", "e"] {
         for route in ["events", "work"] {
-            assert_eq!(numbers(&seen, &format!("{route}:{key}")), [0, 1, 2, 3, 4], "{route}:{key}");
+            assert_eq!(
+                numbers(&seen, &format!("{route}:{key}")),
+                [0, 1, 2, 3, 4],
+                "{route}:{key}"
+            );
         }
     }
     let retried = seen.iter().find(|s| s.of() == "events:slow-0").unwrap();
@@ -141,7 +166,11 @@ async fn under_pressure_a_waiting_key_moves_to_the_store_and_keeps_order_and_del
     // 60 of one key in a window of 20: the others can only have been read because these were moved out of it.
     wait_done(&host, "single", 20).await;
     assert_eq!(done(&host, "single").await, 20.0);
-    assert!(pending(&host).await >= 60, "the waiting key is in the store: {}", pending(&host).await);
+    assert!(
+        pending(&host).await >= 60,
+        "the waiting key is in the store: {}",
+        pending(&host).await
+    );
     assert!(now_ms() < sent_ms + DELAY_MS, "the others waited for the retry");
     host.wait_metric("messaging_retries_pending", &[], 1.0).await;
     wait_done(&host, "single", 80).await;
@@ -158,7 +187,10 @@ async fn under_pressure_a_waiting_key_moves_to_the_store_and_keeps_order_and_del
     assert_eq!(numbers(&seen, "slow"), (0..61).collect::<Vec<_>>());
     assert_eq!(numbers(&seen, "other"), (0..20).collect::<Vec<_>>());
     let head = seen.iter().find(|s| s.of() == "slow-0").unwrap();
-    assert!(head.at_ms() >= sent_ms + DELAY_MS, "moving the key to the store cost it its delay");
+    assert!(
+        head.at_ms() >= sent_ms + DELAY_MS,
+        "moving the key to the store cost it its delay"
+    );
 }
 
 #[tokio::test]
@@ -167,9 +199,11 @@ async fn a_key_that_waits_in_the_store_keeps_its_order_through_a_crash() {
     for n in 0..50 {
         send(&host, "events/single", "slow", n, n == 0).await;
     }
-    until("a part of the key is in the store", Duration::from_secs(4), || async {
-        (pending(&host).await >= 30).then_some(())
-    })
+    until(
+        "a part of the key is in the store",
+        Duration::from_secs(4),
+        || async { (pending(&host).await >= 30).then_some(()) },
+    )
     .await;
     assert_eq!(done(&host, "single").await, 0.0);
     host.kill();
@@ -198,13 +232,21 @@ async fn order_partition_holds_a_whole_partition_and_no_other() {
     let others = sent.iter().filter(|(p, _)| *p != held).count();
     assert!(others > 0 && others < 29, "keys spread over partitions");
     wait_done(&host, "events", u32::try_from(others).unwrap()).await;
-    assert_eq!(done(&host, "events").await as usize, others, "a message overtook the one before it");
+    assert_eq!(
+        done(&host, "events").await as usize,
+        others,
+        "a message overtook the one before it"
+    );
     wait_done(&host, "events", 30).await;
     let seen = end(&setup, host).await;
     for partition in 0..3 {
         let of = |id: &str| sent.iter().any(|(p, sent)| *p == partition && sent == id);
         let handled: Vec<&str> = seen.iter().map(Seen::of).filter(|id| of(id)).collect();
-        let expected: Vec<&String> = sent.iter().filter(|(p, _)| *p == partition).map(|(_, id)| id).collect();
+        let expected: Vec<&String> = sent
+            .iter()
+            .filter(|(p, _)| *p == partition)
+            .map(|(_, id)| id)
+            .collect();
         assert_eq!(handled, expected, "partition {partition}");
     }
 }
@@ -214,16 +256,25 @@ async fn without_order_calls_run_beside_each_other() {
     let (_setup, host) = started(&config("none", 1000, "1s")).await;
     let started = Instant::now();
     for _ in 0..8 {
-        host.send_task("work", "probe", json!({ "do": "sleep", "ms": 1000 })).await;
+        host.send_task("work", "probe", json!({ "do": "sleep", "ms": 1000 }))
+            .await;
     }
     wait_done(&host, "work", 8).await;
     let took = started.elapsed();
     // Four at a time: two turns of a second, not eight, and not one.
-    assert!(took >= Duration::from_secs(2), "more ran at a time than `concurrency` allows: {took:?}");
-    assert!(took < Duration::from_secs(6), "calls ran one after another: {took:?}");
+    assert!(
+        took >= Duration::from_secs(2),
+        "more ran at a time than `concurrency` allows: {took:?}"
+    );
+    assert!(
+        took < Duration::from_secs(6),
+        "calls ran one after another: {took:?}"
+    );
 }
 
 fn now_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
     u64::try_from(since.as_millis()).unwrap()
 }

@@ -29,11 +29,15 @@ const OTHER_GRANTS: &str = "[plugins.second]\npublish = [\"handled\"]\n";
 async fn configure(setup: &Setup, host: &Host, toml: &str) {
     let before = host.metric("messaging_config_generation", &[]).await;
     setup.configure(toml);
-    until("the new configuration serves", Duration::from_secs(10), || async {
-        let refused = host.metric("messaging_config_reload_failures", &[]).await;
-        assert_eq!(refused, 0.0, "{}", host.log_text());
-        (host.metric("messaging_config_generation", &[]).await > before).then_some(())
-    })
+    until(
+        "the new configuration serves",
+        Duration::from_secs(10),
+        || async {
+            let refused = host.metric("messaging_config_reload_failures", &[]).await;
+            assert_eq!(refused, 0.0, "{}", host.log_text());
+            (host.metric("messaging_config_generation", &[]).await > before).then_some(())
+        },
+    )
     .await;
 }
 
@@ -46,7 +50,12 @@ async fn started(config: &str) -> (Setup, Host) {
 }
 
 async fn wait_done(host: &Host, route: &str, n: f64) {
-    host.wait_metric("messaging_outcomes_total", &[("route", route), ("outcome", "done")], n).await;
+    host.wait_metric(
+        "messaging_outcomes_total",
+        &[("route", route), ("outcome", "done")],
+        n,
+    )
+    .await;
 }
 
 async fn end(setup: &Setup, host: Host, expected: &[&str]) -> Vec<seen::Seen> {
@@ -67,7 +76,8 @@ async fn routes_that_come_change_and_go_under_load_lose_and_fail_nothing() {
     let mut accepted = Vec::new();
     for round in 0..3 {
         // More workers and another policy; a second route; then both gone again, the second with messages in hand.
-        let changed = format!("{WORK}concurrency = 9\nretry = {{ max_retries = 7 }}\n{OTHER}{GRANTS}{OTHER_GRANTS}");
+        let changed =
+            format!("{WORK}concurrency = 9\nretry = {{ max_retries = 7 }}\n{OTHER}{GRANTS}{OTHER_GRANTS}");
         configure(&setup, &host, &changed).await;
         for n in 0..20 {
             let body = json!({
@@ -84,7 +94,11 @@ async fn routes_that_come_change_and_go_under_load_lose_and_fail_nothing() {
     wait_done(&host, "other", 60.0).await;
     accepted.extend(load.stop().await);
     wait_done(&host, "work", (accepted.len() - 60) as f64).await;
-    assert_eq!(host.metric("messaging_outcomes_total", &[]).await, accepted.len() as f64, "every outcome is done, once");
+    assert_eq!(
+        host.metric("messaging_outcomes_total", &[]).await,
+        accepted.len() as f64,
+        "every outcome is done, once"
+    );
     assert_eq!(host.letter_count().await, 0);
     let handled = end(&setup, host, &[]).await;
     seen::assert_each_once(&handled, &accepted);
@@ -93,14 +107,20 @@ async fn routes_that_come_change_and_go_under_load_lose_and_fail_nothing() {
 /// A route that moves to another name and plugin takes over what the old one no longer gets.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_route_replaced_under_load_leaves_no_message_without_a_route() {
-    let renamed = |n: u32| format!("[[routes]]\nname = \"work-{n}\"\nqueue = \"work\"\nplugin = \"probe\"\n{GRANTS}");
+    let renamed =
+        |n: u32| format!("[[routes]]\nname = \"work-{n}\"\nqueue = \"work\"\nplugin = \"probe\"\n{GRANTS}");
     let (setup, host) = started(&renamed(0)).await;
     let load = Load::start(&host, "/v1/messaging/tasks/work", 3, report);
     for n in 1..=8 {
         configure(&setup, &host, &renamed(n)).await;
     }
     let accepted = load.stop().await;
-    host.wait_metric("messaging_outcomes_total", &[("outcome", "done")], accepted.len() as f64).await;
+    host.wait_metric(
+        "messaging_outcomes_total",
+        &[("outcome", "done")],
+        accepted.len() as f64,
+    )
+    .await;
     assert_eq!(host.letter_count().await, 0);
     let handled = end(&setup, host, &[]).await;
     seen::assert_each_once(&handled, &accepted);
@@ -110,9 +130,14 @@ async fn a_route_replaced_under_load_leaves_no_message_without_a_route() {
 async fn a_bad_file_leaves_the_last_good_one_serving_and_says_so() {
     let (setup, host) = started(&format!("{WORK}{GRANTS}")).await;
     setup.configure(&format!("{WORK}concurency = 3\n{GRANTS}"));
-    host.wait_metric("messaging_config_reload_failures", &[], 1.0).await;
+    host.wait_metric("messaging_config_reload_failures", &[], 1.0)
+        .await;
     let (status, report) = host.get("/readyz").await;
-    assert_eq!((status, report["status"].as_str()), (200, Some("degraded")), "{report}");
+    assert_eq!(
+        (status, report["status"].as_str()),
+        (200, Some("degraded")),
+        "{report}"
+    );
     assert!(report["reasons"].to_string().contains("concurency"), "{report}");
     host.send_task("work", "probe", json!({})).await;
     wait_done(&host, "work", 1.0).await;
@@ -133,19 +158,31 @@ async fn grants_and_the_verdict_for_unrouted_types_change_with_the_file() {
     wait_done(&host, "work", 1.0).await;
     host.send_task("work", "stranger", json!({})).await;
     let letters = host.wait_letters(1).await;
-    assert_eq!((&letters[0]["class"], &letters[0]["code"]), (&json!("unrouted"), &json!("unrouted")), "{letters:?}");
+    assert_eq!(
+        (&letters[0]["class"], &letters[0]["code"]),
+        (&json!("unrouted"), &json!("unrouted")),
+        "{letters:?}"
+    );
     let granted = format!(
         "[messaging]\nunrouted = \"ignore\"\n{WORK}type = \"probe\"\n[plugins.probe]\npublish = [\"handled\", \"secret\"]\n"
     );
     configure(&setup, &host, &granted).await;
     host.send_task("work", "probe", ask).await;
     host.send_task("work", "stranger", json!({})).await;
-    host.wait_metric("messaging_outcomes_total", &[("outcome", "ignored")], 1.0).await;
+    host.wait_metric("messaging_outcomes_total", &[("outcome", "ignored")], 1.0)
+        .await;
     wait_done(&host, "work", 2.0).await;
     assert_eq!(host.letter_count().await, 1, "an ignored message is no letter");
     let handled = end(&setup, host, &["dead letter"]).await;
-    let found: Vec<bool> = handled.iter().map(|report| report.body["found"].is_string()).collect();
-    assert_eq!(found, [true, false], "refused before the grant, allowed after it: {handled:?}");
+    let found: Vec<bool> = handled
+        .iter()
+        .map(|report| report.body["found"].is_string())
+        .collect();
+    assert_eq!(
+        found,
+        [true, false],
+        "refused before the grant, allowed after it: {handled:?}"
+    );
     assert_eq!(seen::topic(&setup, "secret").await.len(), 1);
 }
 
@@ -158,7 +195,11 @@ async fn a_rate_spreads_messages_over_time() {
     }
     wait_done(&host, "work", 60.0).await;
     // A second's worth may go at once; the other 40 take two seconds.
-    assert!(sent.elapsed() >= Duration::from_millis(1900), "too fast: {:?}", sent.elapsed());
+    assert!(
+        sent.elapsed() >= Duration::from_millis(1900),
+        "too fast: {:?}",
+        sent.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -166,14 +207,20 @@ async fn instances_stay_warm_unless_each_message_gets_its_own() {
     let routes = format!("{WORK}concurrency = 1\n{OTHER}instance = \"per-message\"\n{GRANTS}{OTHER_GRANTS}");
     let (setup, host) = started(&routes).await;
     for _ in 0..3 {
-        host.send_task("work", "probe", json!({ "do": "state", "report": "handled" })).await;
-        host.send_task("other", "fresh", json!({ "do": "state", "report": "handled" })).await;
+        host.send_task("work", "probe", json!({ "do": "state", "report": "handled" }))
+            .await;
+        host.send_task("other", "fresh", json!({ "do": "state", "report": "handled" }))
+            .await;
     }
     wait_done(&host, "work", 3.0).await;
     wait_done(&host, "other", 3.0).await;
     let handled = end(&setup, host, &[]).await;
     let of = |kind: &str| -> Vec<u64> {
-        handled.iter().filter(|r| r.body["type"] == kind).filter_map(|r| r.body["found"].as_u64()).collect()
+        handled
+            .iter()
+            .filter(|r| r.body["type"] == kind)
+            .filter_map(|r| r.body["found"].as_u64())
+            .collect()
     };
     assert_eq!(of("fresh"), [1, 1, 1]);
     assert_eq!(of("probe"), [1, 2, 3]);
@@ -181,19 +228,36 @@ async fn instances_stay_warm_unless_each_message_gets_its_own() {
 
 #[tokio::test]
 async fn delays_priorities_and_retry_after_decide_when_a_task_runs() {
-    let config = format!("[limits]\nin_flight = 1\n{WORK}concurrency = 1\nretry = {{ delay = \"10m\", max_delay = \"10m\", jitter = 0.0 }}\n{GRANTS}");
+    let config = format!(
+        "[limits]\nin_flight = 1\n{WORK}concurrency = 1\nretry = {{ delay = \"10m\", max_delay = \"10m\", jitter = 0.0 }}\n{GRANTS}"
+    );
     let (setup, host) = started(&config).await;
     let send = async |id: &str, priority: u8, delay_ms: u64, payload: Value| {
         let body = json!({ "type": "probe", "id": id, "priority": priority, "delay_ms": delay_ms, "payload": payload });
         assert_eq!(host.post("/v1/messaging/tasks/work", &body).await.0, 202);
     };
     let plain = json!({ "report": "handled" });
-    let sent_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    let sent_ms = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_millis();
     send("delayed", 10, 2000, plain.clone()).await;
     // Ten minutes by the route's policy, a moment by the handler's word.
-    send("again", 5, 0, json!({ "do": "retry-after", "ms": 100, "until": 2, "report": "handled" })).await;
+    send(
+        "again",
+        5,
+        0,
+        json!({ "do": "retry-after", "ms": 100, "until": 2, "report": "handled" }),
+    )
+    .await;
     wait_done(&host, "work", 1.0).await;
-    send("first", 0, 0, json!({ "do": "sleep", "ms": 700, "report": "handled" })).await;
+    send(
+        "first",
+        0,
+        0,
+        json!({ "do": "sleep", "ms": 700, "report": "handled" }),
+    )
+    .await;
     for n in 0..3 {
         send(&format!("low-{n}"), 1, 0, plain.clone()).await;
     }
@@ -202,27 +266,49 @@ async fn delays_priorities_and_retry_after_decide_when_a_task_runs() {
     }
     wait_done(&host, "work", 9.0).await;
     let handled = end(&setup, host, &[]).await;
-    let order: Vec<&str> = handled.iter().map(seen::Seen::of).filter(|id| *id != "delayed").collect();
-    assert_eq!(order, ["again", "first", "high-0", "high-1", "high-2", "low-0", "low-1", "low-2"]);
+    let order: Vec<&str> = handled
+        .iter()
+        .map(seen::Seen::of)
+        .filter(|id| *id != "delayed")
+        .collect();
+    assert_eq!(
+        order,
+        [
+            "again", "first", "high-0", "high-1", "high-2", "low-0", "low-1", "low-2"
+        ]
+    );
     assert_eq!(handled[0].attempt(), 2);
     let delayed = handled.iter().find(|r| r.of() == "delayed").unwrap();
-    assert!(u128::from(delayed.at_ms()) >= sent_ms + 2000, "too early: {}", u128::from(delayed.at_ms()) - sent_ms);
+    assert!(
+        u128::from(delayed.at_ms()) >= sent_ms + 2000,
+        "too early: {}",
+        u128::from(delayed.at_ms()) - sent_ms
+    );
 }
 
 #[tokio::test]
 async fn only_the_attempt_that_is_done_publishes_with_ids_and_trace_of_its_input() {
-    let config = format!("{WORK}retry = {{ delay = \"10ms\" }}\n[plugins.probe]\npublish = [\"handled\", \"secret\"]\n");
+    let config = format!(
+        "{WORK}retry = {{ delay = \"10ms\" }}\n[plugins.probe]\npublish = [\"handled\", \"secret\"]\n"
+    );
     let (setup, host) = started(&config).await;
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let payload = json!({ "do": "publish-retry", "topic": "secret", "until": 3, "report": "handled" });
     let body = json!({ "type": "probe", "id": "input", "traceparent": trace, "payload": payload });
     assert_eq!(host.post("/v1/messaging/tasks/work", &body).await.0, 202);
     wait_done(&host, "work", 1.0).await;
-    assert_eq!(host.metric("messaging_outcomes_total", &[("outcome", "retry")]).await, 2.0);
+    assert_eq!(
+        host.metric("messaging_outcomes_total", &[("outcome", "retry")])
+            .await,
+        2.0
+    );
     let handled = end(&setup, host, &[]).await;
     let published = seen::topic(&setup, "secret").await;
     let ids = |seen: &[seen::Seen]| seen.iter().map(|s| s.id.clone()).collect::<Vec<_>>();
-    assert_eq!((ids(&published), ids(&handled)), (vec!["input/0".to_owned()], vec!["input/1".to_owned()]));
+    assert_eq!(
+        (ids(&published), ids(&handled)),
+        (vec!["input/0".to_owned()], vec!["input/1".to_owned()])
+    );
     assert_eq!(handled[0].attempt(), 3);
     for event in published.iter().chain(&handled) {
         let carried = event.raw.headers.text("traceparent").unwrap_or_default();
@@ -233,14 +319,27 @@ async fn only_the_attempt_that_is_done_publishes_with_ids_and_trace_of_its_input
 #[tokio::test]
 async fn what_ran_when_the_host_was_killed_says_that_it_comes_again() {
     let (setup, host) = started(&format!("{WORK}timeout = \"60s\"\n{GRANTS}")).await;
-    host.send_task("work", "probe", json!({ "do": "sleep", "ms": 1500, "report": "handled" })).await;
+    host.send_task(
+        "work",
+        "probe",
+        json!({ "do": "sleep", "ms": 1500, "report": "handled" }),
+    )
+    .await;
     until("it runs", Duration::from_secs(5), || async {
-        (host.metric("messaging_in_flight", &[("destination", "work")]).await >= 1.0).then_some(())
+        (host
+            .metric("messaging_in_flight", &[("destination", "work")])
+            .await
+            >= 1.0)
+            .then_some(())
     })
     .await;
     assert_eq!(host.metric("messaging_redelivered_total", &[]).await, 0.0);
     host.kill();
     let host = setup.start().await;
     wait_done(&host, "work", 1.0).await;
-    assert_eq!(host.metric("messaging_redelivered_total", &[("destination", "work")]).await, 1.0);
+    assert_eq!(
+        host.metric("messaging_redelivered_total", &[("destination", "work")])
+            .await,
+        1.0
+    );
 }

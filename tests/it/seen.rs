@@ -39,15 +39,27 @@ impl Seen {
 
 /// All events of a topic, partition by partition. The host has to be gone: one process owns the file.
 pub async fn topic(setup: &Setup, topic: &str) -> Vec<Seen> {
-    let options = valid::Embedded { path: setup.path().join("state/broker.db"), group: "observer".into() };
-    let broker = Embedded::open("embedded", &options, valid::Formats::default(), Arc::new(SystemClock)).unwrap();
+    let options = valid::Embedded {
+        path: setup.path().join("state/broker.db"),
+        group: "observer".into(),
+    };
+    let broker = Embedded::open(
+        "embedded",
+        &options,
+        valid::Formats::default(),
+        Arc::new(SystemClock),
+    )
+    .unwrap();
     let scan = broker.scan().unwrap();
     let mut seen = Vec::new();
     for bounds in scan.bounds(topic).await.unwrap() {
         let mut from = bounds.first;
         while from < bounds.end {
             let read = scan.read(topic, bounds.partition, from, 1000).await.unwrap();
-            let last = read.last().and_then(|raw| raw.origin.offset).expect("a message before the end");
+            let last = read
+                .last()
+                .and_then(|raw| raw.origin.offset)
+                .expect("a message before the end");
             from = last + 1;
             seen.extend(read.into_iter().map(|raw| {
                 let envelope = decode::decode(&raw, "none", 0).unwrap();
@@ -77,7 +89,16 @@ pub fn times(seen: &[Seen]) -> HashMap<String, usize> {
 pub fn assert_each_once(seen: &[Seen], accepted: &[String]) {
     let times = times(seen);
     let lost: Vec<&String> = accepted.iter().filter(|id| !times.contains_key(*id)).collect();
-    assert!(lost.is_empty(), "{} of {} lost: {lost:?}", lost.len(), accepted.len());
+    assert!(
+        lost.is_empty(),
+        "{} of {} lost: {lost:?}",
+        lost.len(),
+        accepted.len()
+    );
     let twice: Vec<_> = times.iter().filter(|(_, n)| **n > 1).collect();
-    assert!(twice.is_empty(), "{} handled more than once: {twice:?}", twice.len());
+    assert!(
+        twice.is_empty(),
+        "{} handled more than once: {twice:?}",
+        twice.len()
+    );
 }

@@ -310,7 +310,15 @@ impl Host {
 
     /// The same; none when no label set holds them.
     pub async fn series(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-        let text = self.http.get(format!("{}/metrics", self.url)).send().await.ok()?.text().await.ok()?;
+        let text = self
+            .http
+            .get(format!("{}/metrics", self.url))
+            .send()
+            .await
+            .ok()?
+            .text()
+            .await
+            .ok()?;
         text.lines()
             .filter(|line| !line.starts_with('#'))
             .filter_map(|line| line.rsplit_once(' '))

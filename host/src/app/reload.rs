@@ -93,6 +93,13 @@ impl App {
         if settings.host.messaging {
             self.dispatcher.apply(&settings, &self.brokers);
         }
+        // What is new, pinned anew, or was gone for a moment has to be read; the file itself did not change, so the watch
+        // would not look.
+        let (runtime, dispatcher) = (self.runtime.clone(), Arc::clone(&self.dispatcher));
+        tokio::spawn(async move {
+            runtime.load_all().await;
+            dispatcher.plugins_changed();
+        });
         self.settings.store(Arc::new(settings));
     }
 }

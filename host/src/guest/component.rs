@@ -92,7 +92,7 @@ pub(super) fn read(folder: &Path, file: &Path, limit: u64) -> Result<Source, Err
     if meta.len() <= limit {
         // It may grow while it is read.
         opened
-            .take(limit + 1)
+            .take(limit.saturating_add(1))
             .read_to_end(&mut bytes)
             .map_err(unreadable)?;
     }

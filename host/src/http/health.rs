@@ -81,7 +81,10 @@ async fn report(api: &Api) -> Report {
     for plugin in api.plugins.list() {
         if let Some(why) = plugin.stale {
             degraded.push(match plugin.digest {
-                Some(_) => format!("plugin `{}` is STALE, the last good version serves: {why}", plugin.name),
+                Some(_) => format!(
+                    "plugin `{}` is STALE, the last good version serves: {why}",
+                    plugin.name
+                ),
                 None => format!("plugin `{}` was refused, its messages wait: {why}", plugin.name),
             });
         }

@@ -20,14 +20,23 @@ const BOUND: Duration = Duration::from_secs(8);
 
 /// A port of this machine that was free a moment ago.
 fn closed_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rabbitmq_that_is_away_is_told_in_bounded_time() {
     for (tls, mode) in [(None, "TLS off"), (Some(brokers::trusting("ca.pem")), "TLS")] {
         let port = closed_port();
-        let options = valid::RabbitMq { port, tls, publish_timeout: PUBLISH, ..brokers::rabbitmq() };
+        let options = valid::RabbitMq {
+            port,
+            tls,
+            publish_timeout: PUBLISH,
+            ..brokers::rabbitmq()
+        };
         let broker: Arc<dyn Broker> = Arc::new(RabbitMq::new("tasks", &options, as_it_is()).unwrap());
         let since = Instant::now();
         let why = unavailable(Place::RabbitMq, &*broker).await;
@@ -35,10 +44,23 @@ async fn rabbitmq_that_is_away_is_told_in_bounded_time() {
         assert!(why.contains("connection refused"), "{why}");
         let address = format!("RabbitMQ `tasks` at 127.0.0.1:{port}");
         let user = format!("user `{}`", options.user);
-        let words = ["HX0201", &address, &user, mode, "connection refused", "Check that the broker runs"];
+        let words = [
+            "HX0201",
+            &address,
+            &user,
+            mode,
+            "connection refused",
+            "Check that the broker runs",
+        ];
         down(&*broker, &words).await;
-        let found = broker.topology().compare(&Stage::new(Place::RabbitMq, &[]).destination()).await;
-        assert!(matches!(&found, Err(Error::Unreachable(why)) if why.contains(&address)), "{found:?}");
+        let found = broker
+            .topology()
+            .compare(&Stage::new(Place::RabbitMq, &[]).destination())
+            .await;
+        assert!(
+            matches!(&found, Err(Error::Unreachable(why)) if why.contains(&address)),
+            "{found:?}"
+        );
         broker.close().await;
     }
 }
@@ -49,10 +71,17 @@ async fn kafka_that_is_away_is_told_in_bounded_time() {
     let secret = "geheim".to_owned();
     let secured = brokers::kafka_sasl(&unique("group"), valid::SaslMechanism::ScramSha512, secret);
     for (options, words) in [
-        (brokers::kafka(&unique("group")), ["PLAINTEXT", "no user", "refused"]),
+        (
+            brokers::kafka(&unique("group")),
+            ["PLAINTEXT", "no user", "refused"],
+        ),
         (secured, ["SASL_SSL, user `helix`", "SCRAM-SHA-512", "refused"]),
     ] {
-        let options = valid::Kafka { servers: vec![server.clone()], publish_timeout: PUBLISH, ..options };
+        let options = valid::Kafka {
+            servers: vec![server.clone()],
+            publish_timeout: PUBLISH,
+            ..options
+        };
         let broker: Arc<dyn Broker> = Arc::new(Kafka::new("events", &options, as_it_is()).unwrap());
         let since = Instant::now();
         let why = unavailable(Place::Kafka, &*broker).await;

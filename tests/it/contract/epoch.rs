@@ -23,11 +23,15 @@ impl Api {
     async fn new() -> Self {
         // Plain HTTP, but the client wants a TLS provider to exist.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let api = Self { http: reqwest::Client::new(), vhost: unique("cut") };
+        let api = Self {
+            http: reqwest::Client::new(),
+            vhost: unique("cut"),
+        };
         api.call(Method::PUT, &format!("vhosts/{}", api.vhost), "").await;
         let all = r#"{"configure":".*","write":".*","read":".*"}"#;
         let user = variable("HELIX_TEST_RABBITMQ_USER");
-        api.call(Method::PUT, &format!("permissions/{}/{user}", api.vhost), all).await;
+        api.call(Method::PUT, &format!("permissions/{}/{user}", api.vhost), all)
+            .await;
         api
     }
 
@@ -37,35 +41,61 @@ impl Api {
             variable("HELIX_TEST_RABBITMQ_HOST"),
             variable("HELIX_TEST_RABBITMQ_API_PORT")
         );
-        let (user, password) = (variable("HELIX_TEST_RABBITMQ_USER"), variable("HELIX_TEST_RABBITMQ_PASSWORD"));
+        let (user, password) = (
+            variable("HELIX_TEST_RABBITMQ_USER"),
+            variable("HELIX_TEST_RABBITMQ_PASSWORD"),
+        );
         let request = self.http.request(method, url).basic_auth(user, Some(password));
-        let answer = request.header("content-type", "application/json").body(body.to_owned()).send().await.unwrap();
+        let answer = request
+            .header("content-type", "application/json")
+            .body(body.to_owned())
+            .send()
+            .await
+            .unwrap();
         // 404: a connection that has gone by itself.
-        assert!(answer.status().is_success() || answer.status() == 404, "{path}: {}", answer.status());
+        assert!(
+            answer.status().is_success() || answer.status() == 404,
+            "{path}: {}",
+            answer.status()
+        );
         answer.json().await.unwrap_or(Value::Null)
     }
 
     async fn connections(&self) -> Vec<String> {
-        let list = self.call(Method::GET, &format!("vhosts/{}/connections?columns=name", self.vhost), "").await;
+        let list = self
+            .call(
+                Method::GET,
+                &format!("vhosts/{}/connections?columns=name", self.vhost),
+                "",
+            )
+            .await;
         let list = list.as_array().cloned().unwrap_or_default();
-        list.iter().filter_map(|c| Some(c["name"].as_str()?.to_owned())).collect()
+        list.iter()
+            .filter_map(|c| Some(c["name"].as_str()?.to_owned()))
+            .collect()
     }
 
     /// Closes so many connections as the broker's administrator.
     async fn cut(&self, count: usize) {
-        let names = until("the management plugin lists the connections", PATIENCE, || async {
-            let names = self.connections().await;
-            (names.len() == count).then_some(names)
-        })
+        let names = until(
+            "the management plugin lists the connections",
+            PATIENCE,
+            || async {
+                let names = self.connections().await;
+                (names.len() == count).then_some(names)
+            },
+        )
         .await;
         for name in names {
             let name = name.replace(' ', "%20").replace('>', "%3E");
-            self.call(Method::DELETE, &format!("connections/{name}"), "").await;
+            self.call(Method::DELETE, &format!("connections/{name}"), "")
+                .await;
         }
     }
 
     async fn clean(self) {
-        self.call(Method::DELETE, &format!("vhosts/{}", self.vhost), "").await;
+        self.call(Method::DELETE, &format!("vhosts/{}", self.vhost), "")
+            .await;
     }
 }
 
@@ -91,7 +121,10 @@ async fn handle_until_seen(consumer: &mut Consumer, seen: &mut BTreeSet<String>,
 #[tokio::test(flavor = "multi_thread")]
 async fn rabbitmq_cut_in_the_middle_consumes_again_and_loses_nothing() {
     let api = Api::new().await;
-    let options = valid::RabbitMq { vhost: api.vhost.clone(), ..brokers::rabbitmq() };
+    let options = valid::RabbitMq {
+        vhost: api.vhost.clone(),
+        ..brokers::rabbitmq()
+    };
     let rabbitmq = Arc::new(RabbitMq::new("rabbitmq", &options, as_it_is()).unwrap());
     let broker: Arc<dyn Broker> = Arc::<RabbitMq>::clone(&rabbitmq);
     let stage = Stage::new(Place::RabbitMq, &[]);
@@ -108,19 +141,32 @@ async fn rabbitmq_cut_in_the_middle_consumes_again_and_loses_nothing() {
         batch.reverse();
         while let Some(message) = batch.pop() {
             let result = publisher.publish(vec![message]).await;
-            assert!(matches!(&result[..], [Ok(_)]), "sent again within its deadline: {result:?}");
+            assert!(
+                matches!(&result[..], [Ok(_)]),
+                "sent again within its deadline: {result:?}"
+            );
         }
     });
     api.cut(2).await;
 
-    until("the deliveries of the old connection are void", PATIENCE, || async {
-        held.iter().all(|delivery| !delivery.receipt.begin()).then_some(())
-    })
+    until(
+        "the deliveries of the old connection are void",
+        PATIENCE,
+        || async {
+            held.iter()
+                .all(|delivery| !delivery.receipt.begin())
+                .then_some(())
+        },
+    )
     .await;
     for delivery in held {
         delivery.receipt.ack();
     }
-    assert_eq!(rabbitmq.stale_acks(), 10, "a late acknowledgement settles nothing");
+    assert_eq!(
+        rabbitmq.stale_acks(),
+        10,
+        "a late acknowledgement settles nothing"
+    );
     let mut seen = BTreeSet::new();
     let came = handle_until_seen(&mut consumer, &mut seen, 320).await;
     publishing.await.unwrap();
@@ -133,7 +179,10 @@ async fn rabbitmq_cut_in_the_middle_consumes_again_and_loses_nothing() {
     let after = consumer.take(1).await;
     assert_eq!(ids(&after), ["after"]);
     acknowledge(after);
-    until("up again", PATIENCE, || async { (broker.health() == Health::Up).then_some(()) }).await;
+    until("up again", PATIENCE, || async {
+        (broker.health() == Health::Up).then_some(())
+    })
+    .await;
     consumer.leave().await;
     assert_eq!(broker.topology().depth(stage.kind, &name).await.unwrap(), 0);
     broker.close().await;
@@ -157,13 +206,21 @@ async fn kafka_partition_that_moves_on_is_begun_by_its_new_owner_only() {
     // Nothing has begun, so nothing holds up the revocation; the second consumer gets messages once it is over.
     let moved = second.take(1).await;
     held.retain(|delivery| delivery.receipt.begin());
-    assert!((1..40).contains(&held.len()), "{} of 40 stay with the first", held.len());
+    assert!(
+        (1..40).contains(&held.len()),
+        "{} of 40 stay with the first",
+        held.len()
+    );
     let mut begun = ids(&held);
     let rest = second.take(40 - begun.len() - 1).await;
     begun.extend(ids(&moved));
     begun.extend(ids(&rest));
     let different: BTreeSet<&String> = begun.iter().collect();
-    assert_eq!((begun.len(), different.len()), (40, 40), "each message begins once: {begun:?}");
+    assert_eq!(
+        (begun.len(), different.len()),
+        (40, 40),
+        "each message begins once: {begun:?}"
+    );
     held.into_iter().for_each(|delivery| delivery.receipt.ack());
     acknowledge(moved);
     acknowledge(rest);

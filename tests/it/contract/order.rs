@@ -297,7 +297,10 @@ pub async fn a_delayed_message_waits(stage: &Stage) {
     consumer.leave().await;
     stage.assert_empty(&*broker, &name).await;
     // Due in the past is now, everywhere.
-    let due = Outgoing { not_before_ms: Some(SystemClock.now_ms() - 1000), ..stage.message(&name, "due") };
+    let due = Outgoing {
+        not_before_ms: Some(SystemClock.now_ms() - 1000),
+        ..stage.message(&name, "due")
+    };
     send(&*broker, vec![due]).await;
     stage.consumer(&*broker, &name, 1).await.take(1).await;
     broker.close().await;

@@ -31,7 +31,10 @@ async fn round_trip(place: Place, broker: Arc<dyn Broker>) {
     acknowledge(got);
     consumer.leave().await;
     stage.assert_empty(&*broker, &name).await;
-    until("up", PATIENCE, || async { (broker.health() == Health::Up).then_some(()) }).await;
+    until("up", PATIENCE, || async {
+        (broker.health() == Health::Up).then_some(())
+    })
+    .await;
     broker.close().await;
 }
 
@@ -42,7 +45,10 @@ pub async fn down(broker: &dyn Broker, words: &[&str]) -> String {
         let health = broker.health();
         match health {
             Health::Down { reason } if words.iter().all(|word| reason.contains(word)) => break reason,
-            other => assert!(Instant::now() < deadline, "not down, saying {words:?}, but {other:?}"),
+            other => assert!(
+                Instant::now() < deadline,
+                "not down, saying {words:?}, but {other:?}"
+            ),
         }
         tokio::time::sleep(Duration::from_millis(25)).await; // the pace of polling
     };
@@ -69,7 +75,11 @@ async fn rabbitmq_over_tls_makes_the_round_trip() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kafka_over_tls_makes_the_round_trip() {
-    round_trip(Place::Kafka, kafka(&brokers::kafka_tls(&unique("group"), "ca.pem"))).await;
+    round_trip(
+        Place::Kafka,
+        kafka(&brokers::kafka_tls(&unique("group"), "ca.pem")),
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,23 +105,56 @@ async fn scram(mechanism: SaslMechanism) {
 #[tokio::test(flavor = "multi_thread")]
 async fn rabbitmq_with_a_foreign_ca_is_refused_by_us() {
     let options = brokers::rabbitmq_tls("other-ca.pem");
-    let broker = rabbitmq(&valid::RabbitMq { publish_timeout: SHORT, ..options.clone() });
+    let broker = rabbitmq(&valid::RabbitMq {
+        publish_timeout: SHORT,
+        ..options.clone()
+    });
     let why = unavailable(Place::RabbitMq, &*broker).await;
     assert!(why.contains("issuer is not trusted"), "{why}");
     let address = format!("localhost:{}", options.port);
     let user = format!("user `{}`", options.user);
     let next = "Set tls.ca to the CA that signed the broker's certificate";
-    down(&*broker, &["HX0202", &address, &user, "other-ca.pem", "its issuer is not trusted", next]).await;
-    let refused = broker.topology().compare(&Stage::new(Place::RabbitMq, &[]).destination()).await;
-    assert!(matches!(&refused, Err(Error::Refused(why)) if why.contains("issuer")), "{refused:?}");
+    down(
+        &*broker,
+        &[
+            "HX0202",
+            &address,
+            &user,
+            "other-ca.pem",
+            "its issuer is not trusted",
+            next,
+        ],
+    )
+    .await;
+    let refused = broker
+        .topology()
+        .compare(&Stage::new(Place::RabbitMq, &[]).destination())
+        .await;
+    assert!(
+        matches!(&refused, Err(Error::Refused(why)) if why.contains("issuer")),
+        "{refused:?}"
+    );
     broker.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kafka_with_a_foreign_ca_is_refused_by_us() {
-    let options = valid::Kafka { publish_timeout: SHORT, ..brokers::kafka_tls("group", "other-ca.pem") };
+    let options = valid::Kafka {
+        publish_timeout: SHORT,
+        ..brokers::kafka_tls("group", "other-ca.pem")
+    };
     let broker = kafka(&options);
-    down(&*broker, &["HX0202", &options.servers[0], "SSL", "certificate verify failed", "Set tls.ca"]).await;
+    down(
+        &*broker,
+        &[
+            "HX0202",
+            &options.servers[0],
+            "SSL",
+            "certificate verify failed",
+            "Set tls.ca",
+        ],
+    )
+    .await;
     let why = unavailable(Place::Kafka, &*broker).await;
     assert!(why.contains("certificate verify failed"), "{why}");
     broker.close().await;
@@ -119,9 +162,10 @@ async fn kafka_with_a_foreign_ca_is_refused_by_us() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kafka_with_a_wrong_password_is_down_with_one_clear_line() {
-    for (mechanism, name) in
-        [(SaslMechanism::ScramSha512, "SCRAM-SHA-512"), (SaslMechanism::ScramSha256, "SCRAM-SHA-256")]
-    {
+    for (mechanism, name) in [
+        (SaslMechanism::ScramSha512, "SCRAM-SHA-512"),
+        (SaslMechanism::ScramSha256, "SCRAM-SHA-256"),
+    ] {
         let options = valid::Kafka {
             publish_timeout: SHORT,
             ..brokers::kafka_sasl(&unique("group"), mechanism, "not-the-password".to_owned())
@@ -129,7 +173,11 @@ async fn kafka_with_a_wrong_password_is_down_with_one_clear_line() {
         let broker = kafka(&options);
         let user = format!("user `{}`", variable("HELIX_TEST_KAFKA_USER"));
         let next = "Check user, password and SASL mechanism";
-        let reason = down(&*broker, &["HX0202", &options.servers[0], "SASL_SSL", &user, name, next]).await;
+        let reason = down(
+            &*broker,
+            &["HX0202", &options.servers[0], "SASL_SSL", &user, name, next],
+        )
+        .await;
         assert!(!reason.contains("not-the-password"), "{reason}");
         let why = unavailable(Place::Kafka, &*broker).await;
         assert!(why.contains(name) && why.contains(&user), "{why}");
@@ -149,7 +197,14 @@ async fn rabbitmq_with_a_wrong_password_is_down_with_one_clear_line() {
     assert!(why.contains("login was refused"), "{why}");
     let address = format!("{}:{}", options.host, options.port);
     let user = format!("user `{}`", options.user);
-    let words = ["HX0202", &address, &user, "vhost `/`", "login was refused", "Check user, password"];
+    let words = [
+        "HX0202",
+        &address,
+        &user,
+        "vhost `/`",
+        "login was refused",
+        "Check user, password",
+    ];
     let reason = down(&*broker, &words).await;
     assert!(!reason.contains("not-the-password"), "{reason}");
     broker.close().await;
@@ -158,13 +213,29 @@ async fn rabbitmq_with_a_wrong_password_is_down_with_one_clear_line() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plain_client_at_a_tls_port_is_told_so() {
     let options = brokers::rabbitmq_tls("ca.pem");
-    let broker = rabbitmq(&valid::RabbitMq { tls: None, publish_timeout: SHORT, ..options });
+    let broker = rabbitmq(&valid::RabbitMq {
+        tls: None,
+        publish_timeout: SHORT,
+        ..options
+    });
     unavailable(Place::RabbitMq, &*broker).await;
-    down(&*broker, &["plain", "Check that the port speaks what is configured"]).await;
+    down(
+        &*broker,
+        &["plain", "Check that the port speaks what is configured"],
+    )
+    .await;
     broker.close().await;
     let options = brokers::kafka_tls("group", "ca.pem");
-    let broker = kafka(&valid::Kafka { tls: None, publish_timeout: SHORT, ..options });
-    down(&*broker, &["PLAINTEXT", "Check that this port speaks the configured mode"]).await;
+    let broker = kafka(&valid::Kafka {
+        tls: None,
+        publish_timeout: SHORT,
+        ..options
+    });
+    down(
+        &*broker,
+        &["PLAINTEXT", "Check that this port speaks the configured mode"],
+    )
+    .await;
     broker.close().await;
 }
 
@@ -177,10 +248,21 @@ async fn a_tls_client_at_a_plain_port_is_told_so() {
         ..plain
     });
     unavailable(Place::RabbitMq, &*broker).await;
-    down(&*broker, &["does not speak TLS", "Check that the port speaks what is configured"]).await;
+    down(
+        &*broker,
+        &[
+            "does not speak TLS",
+            "Check that the port speaks what is configured",
+        ],
+    )
+    .await;
     broker.close().await;
     let plain = brokers::kafka("group");
-    let broker = kafka(&valid::Kafka { tls: Some(brokers::trusting("ca.pem")), publish_timeout: SHORT, ..plain });
+    let broker = kafka(&valid::Kafka {
+        tls: Some(brokers::trusting("ca.pem")),
+        publish_timeout: SHORT,
+        ..plain
+    });
     down(&*broker, &["SSL", "Check that this port speaks"]).await;
     broker.close().await;
 }
@@ -188,21 +270,40 @@ async fn a_tls_client_at_a_plain_port_is_told_so() {
 #[test]
 fn a_missing_ca_file_is_named_before_anything_is_dialled() {
     let error = RabbitMq::new("rabbitmq", &brokers::rabbitmq_tls("missing.pem"), as_it_is()).err();
-    assert!(matches!(&error, Some(Error::Refused(why)) if why.contains("missing.pem")), "{error:?}");
+    assert!(
+        matches!(&error, Some(Error::Refused(why)) if why.contains("missing.pem")),
+        "{error:?}"
+    );
     let error = Kafka::new("kafka", &brokers::kafka_tls("group", "missing.pem"), as_it_is()).err();
-    assert!(error.as_ref().is_some_and(|error| error.to_string().contains("missing.pem")), "{error:?}");
+    assert!(
+        error
+            .as_ref()
+            .is_some_and(|error| error.to_string().contains("missing.pem")),
+        "{error:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_with_a_wrong_password_waits_and_says_why() {
-    let options = brokers::kafka_sasl(&unique("group"), SaslMechanism::ScramSha512, "not-the-password".to_owned());
+    let options = brokers::kafka_sasl(
+        &unique("group"),
+        SaslMechanism::ScramSha512,
+        "not-the-password".to_owned(),
+    );
     let broker = kafka(&options);
     let stage = Stage::new(Place::Kafka, &[]);
-    let subscription = Subscription { kind: stage.kind, destination: unique("topic").into(), window: 1 };
+    let subscription = Subscription {
+        kind: stage.kind,
+        destination: unique("topic").into(),
+        window: 1,
+    };
     // A login that is refused may be a broker that is not ready; it is no reason to give up.
     let source = broker.subscribe(subscription).await.unwrap();
     down(&*broker, &["HX0202", "SCRAM-SHA-512"]).await;
-    source.close(SHORT).await.unwrap_or_else(|error| assert!(matches!(error, Error::Unreachable(_)), "{error:?}"));
+    source
+        .close(SHORT)
+        .await
+        .unwrap_or_else(|error| assert!(matches!(error, Error::Unreachable(_)), "{error:?}"));
     broker.close().await;
 }
 

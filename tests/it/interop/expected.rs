@@ -74,7 +74,11 @@ fn source(message: &Sent) -> Value {
 pub fn handled(message: &Sent, report: Option<&Value>) -> Result<(), String> {
     let event = report.ok_or_else(|| format!("{}: no handler saw it", message.id))?;
     let (seen, found) = (&event["data"], &event["data"]["found"]);
-    let trace = |shape: &str| ["raw", "helixagent", "flat-named"].iter().any(|start| shape.starts_with(start));
+    let trace = |shape: &str| {
+        ["raw", "helixagent", "flat-named"]
+            .iter()
+            .any(|start| shape.starts_with(start))
+    };
     let headers = found["headers"].as_array().cloned().unwrap_or_default();
     let wanted = [
         ("type", json!(message.message_type), &seen["type"]),

@@ -300,7 +300,9 @@ impl Reader {
             match offsets(topic, &prefixes).and_then(|list| native::commit_within(client, &list, left)) {
                 // Said for good: nothing is left for the revocation to say.
                 Ok(()) => {
-                    return self.desk.ledger(|l| prefixes.iter().for_each(|&(p, _)| l.forget(p)));
+                    return self
+                        .desk
+                        .ledger(|l| prefixes.iter().for_each(|&(p, _)| l.forget(p)));
                 }
                 // Between two generations of the group; it goes on as soon as we do our part.
                 Err(error) => tracing::debug!(topic = &**topic, %error, "last commit refused, tried again"),

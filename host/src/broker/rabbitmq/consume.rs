@@ -246,7 +246,11 @@ impl Consume {
         };
         // Without the cancellation the broker stops at the window. With it, another host would become the active consumer
         // and start what comes next while handlers still run here; the end of the channel hands over everything at once.
-        let cancelled = if self.ordered { Ok(()) } else { cancel(&mut session).await };
+        let cancelled = if self.ordered {
+            Ok(())
+        } else {
+            cancel(&mut session).await
+        };
         tokio::select! {
             () = self.leave.cancelled() => {}
             () = self.link.lost(up.epoch) => {
