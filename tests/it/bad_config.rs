@@ -219,7 +219,7 @@ async fn away(setup: &Setup, port: u16, broker: &str, parts: &[&str]) {
         let (code, report) = host.get("/readyz").await;
         report["reasons"]
             .to_string()
-            .contains("HX0201")
+            .contains("onnection refused")
             .then_some((code, report))
     })
     .await;
