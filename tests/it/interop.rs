@@ -165,17 +165,32 @@ async fn gather<T, F: Future<Output = Vec<T>>>(count: usize, look: impl Fn() -> 
 
 async fn all_letters(host: &Host, count: usize) -> Vec<Value> {
     // Counting is cheap, reading all of them is not.
-    gather(count, || async { vec![(); usize::try_from(host.letter_count().await).unwrap_or(0)] }).await;
+    gather(count, || async {
+        vec![(); usize::try_from(host.letter_count().await).unwrap_or(0)]
+    })
+    .await;
     host.letters().await
 }
 
 /// What the handler saw, by message id.
 async fn all_reports(topic: &str, count: usize) -> BTreeMap<String, Value> {
-    let bodies = gather(count, || async { tokio::task::block_in_place(|| kafka_client::read(topic, 1)) }).await;
+    let bodies = gather(count, || async {
+        tokio::task::block_in_place(|| kafka_client::read(topic, 1))
+    })
+    .await;
     let event = |body: &Vec<u8>| -> Value { serde_json::from_slice(body).expect("a report is JSON") };
-    let id = |event: &Value| event["data"]["id"].as_str().expect("the id of a message").to_owned();
+    let id = |event: &Value| {
+        event["data"]["id"]
+            .as_str()
+            .expect("the id of a message")
+            .to_owned()
+    };
     let read = bodies.len();
-    let reports: BTreeMap<_, _> = bodies.iter().map(event).map(|event| (id(&event), event)).collect();
+    let reports: BTreeMap<_, _> = bodies
+        .iter()
+        .map(event)
+        .map(|event| (id(&event), event))
+        .collect();
     assert_eq!(reports.len(), read, "one report for each message");
     reports
 }

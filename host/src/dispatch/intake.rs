@@ -199,7 +199,8 @@ impl Intake<'_> {
         let Delivery { mut raw, receipt } = delivery;
         // When the producer gave no id and the broker has no stable position, the host names the message once, so that it keeps
         // its id through retries and dead letters. Only after decoding: the id may stand in a header or in the body.
-        let name = (raw.origin.offset.is_none() && raw.props.message_id.is_none()).then(|| context.ids.next());
+        let name =
+            (raw.origin.offset.is_none() && raw.props.message_id.is_none()).then(|| context.ids.next());
         let now = context.clock.now_ms();
         if let Some((class, malformed)) = over_limit(&raw, &context.limits) {
             raw.props.message_id = raw.props.message_id.or(name);

@@ -19,6 +19,7 @@ pub fn fate(shape: &str) -> Fate {
     match shape {
         "flat"
         | "flat-named-outside-too"
+        | "flat-type-outside-too"
         | "flat-other-member"
         | "helixagent"
         | "helixagent-without-headers"
@@ -74,7 +75,11 @@ fn source(message: &Sent) -> Value {
 pub fn handled(message: &Sent, report: Option<&Value>) -> Result<(), String> {
     let event = report.ok_or_else(|| format!("{}: no handler saw it", message.id))?;
     let (seen, found) = (&event["data"], &event["data"]["found"]);
-    let trace = |shape: &str| ["raw", "helixagent", "flat-named"].iter().any(|start| shape.starts_with(start));
+    let trace = |shape: &str| {
+        ["raw", "helixagent", "flat-named"]
+            .iter()
+            .any(|start| shape.starts_with(start))
+    };
     let headers = found["headers"].as_array().cloned().unwrap_or_default();
     let wanted = [
         ("type", json!(message.message_type), &seen["type"]),
