@@ -62,11 +62,11 @@ def kcat_client(job, messages):
         if m.key:
             command += ["-k", m.key]
         file = files.enter_context(tempfile.NamedTemporaryFile())
-        file.write(b"\n" if m.body is None else m.body)
+        file.write(b"k-1:\n" if m.body is None else m.body)
         file.flush()
         file.seek(0)
-        # A file is one message, whatever is in it; of standard input each line is, and -Z makes an empty one a null.
-        command += ["-Z"] if m.body is None else [file.name]
+        # A file is one message, whatever is in it; of standard input each line is, and -Z makes an empty value a null.
+        command += ["-Z", "-K", ":"] if m.body is None else [file.name]
         running.append((m, subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)))
     for m, process in running:
         said, _ = process.communicate(timeout=30)

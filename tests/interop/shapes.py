@@ -112,6 +112,12 @@ def whole(kind, make):
     m.key = None if kind == "task" else "k-1"
     yield m
 
+    # The type outside and inside, the id inside only.
+    m = make("flat-type-outside-too")
+    m.body = flat(m, kind, traceparent=m.traceparent)
+    m.headers["type"] = m.type
+    yield m
+
     # The other member name, and no content type at all.
     m = make("flat-other-member")
     m.body = flat(m, "event" if kind == "task" else "task", traceparent=m.traceparent)

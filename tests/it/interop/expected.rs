@@ -19,6 +19,7 @@ pub fn fate(shape: &str) -> Fate {
     match shape {
         "flat"
         | "flat-named-outside-too"
+        | "flat-type-outside-too"
         | "flat-other-member"
         | "helixagent"
         | "helixagent-without-headers"
