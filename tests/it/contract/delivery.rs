@@ -47,7 +47,7 @@ pub async fn dropped_receipt_comes_again(stage: &Stage) {
     assert_eq!(ids(&again), ["1"]);
     assert_eq!(
         again[0].raw.redelivered,
-        stage.can(Flag::RedeliveryFlag),
+        stage.can(Flag::Redelivery),
         "told that it may have run"
     );
     acknowledge(again);
@@ -68,7 +68,7 @@ pub async fn unsettled_is_delivered_again(stage: &Stage) {
     let again = next.take(3).await;
     assert_eq!(ids(&again), names(2..5));
     let flagged = again.iter().filter(|delivery| delivery.raw.redelivered).count();
-    if !stage.can(Flag::RedeliveryFlag) {
+    if !stage.can(Flag::Redelivery) {
         assert_eq!(flagged, 0, "nothing is claimed that is not known");
     } else if stage.kind == MessageKind::Task {
         assert_eq!(flagged, 3, "they were handed out before");

@@ -60,8 +60,8 @@ macro_rules! contract {
 
 contract! {
     delivery::acknowledged_is_gone []
-    delivery::dropped_receipt_comes_again [RedeliveryFlag]
-    delivery::unsettled_is_delivered_again [RedeliveryFlag]
+    delivery::dropped_receipt_comes_again [Redelivery]
+    delivery::unsettled_is_delivered_again [Redelivery]
     delivery::a_receipt_is_void_after_close []
     delivery::a_hole_is_delivered_again_after_reopening []
     delivery::the_window_bounds_what_is_unsettled []

@@ -102,8 +102,6 @@ async fn rabbitmq_with_a_foreign_ca_is_refused_by_us() {
     let user = format!("user `{}`", options.user);
     let next = "Set tls.ca to the CA that signed the broker's certificate";
     down(&*broker, &["HX0202", &address, &user, "other-ca.pem", "its issuer is not trusted", next]).await;
-    let refused = broker.topology().compare(&Stage::new(Place::RabbitMq, &[]).destination()).await;
-    assert!(matches!(&refused, Err(Error::Refused(why)) if why.contains("issuer")), "{refused:?}");
     broker.close().await;
 }
 
