@@ -71,6 +71,7 @@ contract! {
     order::one_key_stays_in_one_partition_in_order []
     order::consumers_share_without_doubles [Shared]
     order::keys_stay_in_order_when_consumers_change [KeyOrderShared]
+    order::a_leaving_consumer_finishes_before_the_next_begins [KeyOrderShared]
     order::higher_priority_first [Priorities]
     order::a_delayed_message_waits [Delays]
     carry::every_field_survives []
