@@ -16,6 +16,8 @@ use crate::model::{Failure, FailureClass};
 
 /// The most messages taken from a source at once: enough to amortise a wake-up, small enough to share between workers.
 const BATCH: usize = 512;
+/// An idle source says so within this time.
+const GAUGE_INTERVAL: Duration = Duration::from_secs(5);
 /// While permits are used up, lanes that wait for retries are moved to the store this often.
 const RELIEF_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -134,7 +136,12 @@ impl Intake<'_> {
             let received = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
-                received = source.recv(permits.num_permits()) => received,
+                received = tokio::time::timeout(GAUGE_INTERVAL, source.recv(permits.num_permits())) => received,
+            };
+            let Ok(received) = received else {
+                drop(permits);
+                in_flight.set(self.in_flight());
+                continue;
             };
             let deliveries = match received {
                 Ok(deliveries) => deliveries,

@@ -21,7 +21,18 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), String> {
     let context = &shared.context;
     let permits = Arc::new(Semaphore::new(WINDOW));
     let mut said = false;
+    // Rows whose route is gone: they wait for the next table and not for the end of their lease.
+    let mut stranded = Vec::new();
+    let mut generation = shared.routes.generation();
     while !context.pulling.is_cancelled() {
+        if generation != shared.routes.generation() {
+            generation = shared.routes.generation();
+            for id in stranded.drain(..) {
+                if let Err(error) = context.retries.release(&id).await {
+                    tracing::warn!(%id, %error, "cannot let go of a parked message; it is due again when its lease ends");
+                }
+            }
+        }
         let free = permits.available_permits();
         let now = context.clock.now_ms();
         let wait = match context.retries.claim_due(now, LEASE, free).await {
@@ -32,7 +43,7 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), String> {
                     let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
                         break;
                     };
-                    place(&shared, parked, permit).await;
+                    stranded.extend(place(&shared, parked, permit));
                 }
                 if more {
                     Duration::ZERO
@@ -65,7 +76,8 @@ async fn until_next(shared: &Shared, now: u64) -> Duration {
     }
 }
 
-async fn place(shared: &Shared, parked: Parked, permit: tokio::sync::OwnedSemaphorePermit) {
+/// The id of the row when no route takes it.
+fn place(shared: &Shared, parked: Parked, permit: tokio::sync::OwnedSemaphorePermit) -> Option<String> {
     let context = &shared.context;
     let Parked {
         id,
@@ -81,7 +93,7 @@ async fn place(shared: &Shared, parked: Parked, permit: tokio::sync::OwnedSemaph
         Ok(envelope) => envelope,
         Err(error) => {
             tracing::error!(%id, %error, "a parked message cannot be decoded any more; it stays parked. Report this as a bug");
-            return;
+            return None;
         }
     };
     let mut item = Item {
@@ -106,10 +118,10 @@ async fn place(shared: &Shared, parked: Parked, permit: tokio::sync::OwnedSemaph
         });
         let Some(runner) = runner else {
             tracing::warn!(%id, %route, "a parked message has no route any more; it waits. Add the route again or discard it");
-            return;
+            return Some(id);
         };
         match runner.push_parked(item) {
-            Ok(()) => return,
+            Ok(()) => return None,
             Err(back) => item = back,
         }
     }

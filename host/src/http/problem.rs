@@ -98,7 +98,11 @@ impl From<Problem> for Response {
 
 impl From<crate::store::Error> for Problem {
     fn from(error: crate::store::Error) -> Self {
-        Self::unavailable(error.to_string())
+        match error {
+            crate::store::Error::Invalid(reason) => Self::bad_request(reason),
+            crate::store::Error::Full(reason) => Self::full(reason),
+            other => Self::unavailable(other.to_string()),
+        }
     }
 }
 

@@ -4,15 +4,14 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use helix_host::broker::Broker;
 use helix_host::broker::kafka::Kafka;
 use helix_host::broker::rabbitmq::RabbitMq;
-use helix_host::broker::{Broker, Error};
 use helix_host::config::valid;
 use helix_tests::unique;
 
 use super::brokers::{self, Place, as_it_is};
 use super::secure::{down, unavailable};
-use super::stage::Stage;
 
 const PUBLISH: Duration = Duration::from_secs(2);
 /// The publish timeout, and what a loaded machine adds.
@@ -53,14 +52,6 @@ async fn rabbitmq_that_is_away_is_told_in_bounded_time() {
             "Check that the broker runs",
         ];
         down(&*broker, &words).await;
-        let found = broker
-            .topology()
-            .compare(&Stage::new(Place::RabbitMq, &[]).destination())
-            .await;
-        assert!(
-            matches!(&found, Err(Error::Unreachable(why)) if why.contains(&address)),
-            "{found:?}"
-        );
         broker.close().await;
     }
 }

@@ -16,7 +16,7 @@ pub enum Flag {
     Priorities,
     Delays,
     Scan,
-    RedeliveryFlag,
+    Redelivery,
     Tombstones,
 }
 
@@ -42,7 +42,7 @@ fn declared(capabilities: &Capabilities) -> [(Flag, bool); 9] {
         (Flag::Priorities, priorities),
         (Flag::Delays, delays),
         (Flag::Scan, scan),
-        (Flag::RedeliveryFlag, redelivery_flag),
+        (Flag::Redelivery, redelivery_flag),
         (Flag::Tombstones, tombstones),
     ]
 }

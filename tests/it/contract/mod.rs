@@ -60,8 +60,8 @@ macro_rules! contract {
 
 contract! {
     delivery::acknowledged_is_gone []
-    delivery::dropped_receipt_comes_again [RedeliveryFlag]
-    delivery::unsettled_is_delivered_again [RedeliveryFlag]
+    delivery::dropped_receipt_comes_again [Redelivery]
+    delivery::unsettled_is_delivered_again [Redelivery]
     delivery::a_receipt_is_void_after_close []
     delivery::a_hole_is_delivered_again_after_reopening []
     delivery::the_window_bounds_what_is_unsettled []
@@ -71,6 +71,7 @@ contract! {
     order::one_key_stays_in_one_partition_in_order []
     order::consumers_share_without_doubles [Shared]
     order::keys_stay_in_order_when_consumers_change [KeyOrderShared]
+    order::a_leaving_consumer_finishes_before_the_next_begins [KeyOrderShared]
     order::higher_priority_first [Priorities]
     order::a_delayed_message_waits [Delays]
     carry::every_field_survives []

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use helix_host::broker::embedded::partition_of;
-use helix_host::broker::{Broker, Error, PublishError};
+use helix_host::broker::{Broker, Destination, Error, PublishError};
 use helix_host::model::{Clock, MessageKind, Outgoing, SystemClock};
 use helix_tests::until;
 use tokio::task::JoinHandle;
@@ -228,6 +228,58 @@ pub async fn keys_stay_in_order_when_consumers_change(stage: &Stage) {
         log.iter().any(|(worker, _)| *worker == 1),
         "the second consumer took over"
     );
+    second.close().await;
+    broker.close().await;
+}
+
+/// What a route that asks for order over several hosts demands of its destination.
+fn ordered(stage: &Stage, partitions: u32) -> Destination {
+    let mut destination = stage.wide(partitions);
+    if stage.place == Place::RabbitMq {
+        destination
+            .arguments
+            .insert("x-single-active-consumer".into(), "true".into());
+    }
+    destination
+}
+
+pub async fn a_leaving_consumer_finishes_before_the_next_begins(stage: &Stage) {
+    let broker = stage.open();
+    let name = create(&*broker, &ordered(stage, 1)).await;
+    send(
+        &*broker,
+        (0..4).map(|round| keyed(stage, &name, 7, round)).collect(),
+    )
+    .await;
+    let mut first = stage.consumer(&*broker, &name, 2).await;
+    let running = first.take(2).await;
+    assert!(running.iter().all(|delivery| delivery.receipt.begin()));
+    first.pause().await;
+    // Where only one host may be, the next consumer of the same host comes after.
+    let together = stage.can(Flag::KeyOrderShared);
+    let second = if together {
+        stage.open()
+    } else {
+        Arc::clone(&broker)
+    };
+    let mut next = None;
+    if together {
+        let waiting = next.insert(stage.consumer(&*second, &name, 2).await);
+        waiting
+            .assert_silent("while handlers of the same key still run elsewhere")
+            .await;
+    }
+    running.into_iter().for_each(|delivery| delivery.receipt.ack());
+    first.leave().await;
+    let mut next = match next {
+        Some(next) => next,
+        None => stage.consumer(&*second, &name, 2).await,
+    };
+    let rest = next.take(2).await;
+    assert_eq!(ids(&rest), ["7/2", "7/3"]);
+    acknowledge(rest);
+    next.leave().await;
+    stage.assert_empty(&*broker, &name).await;
     second.close().await;
     broker.close().await;
 }

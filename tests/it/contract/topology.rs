@@ -38,7 +38,11 @@ pub async fn what_is_missing_is_created_once(stage: &Stage) {
     let (a, b, c) = (broker.topology(), broker.topology(), broker.topology());
     let (a, b, c) = tokio::join!(a.create(&want), b.create(&want), c.create(&want));
     assert!(a.is_ok() && b.is_ok() && c.is_ok(), "{a:?} {b:?} {c:?}");
-    assert_eq!(until_there(&*broker, &want).await, Comparison::Same);
+    assert_eq!(
+        compare(&*broker, &want).await,
+        Comparison::Same,
+        "there as soon as it is created"
+    );
     stage.send(&*broker, &want.name, 0..3).await;
     create(&*broker, &want).await;
     assert_eq!(
@@ -49,20 +53,11 @@ pub async fn what_is_missing_is_created_once(stage: &Stage) {
     broker.close().await;
 }
 
-/// A topic is known to every broker of a cluster a moment after it was created.
-async fn until_there(broker: &dyn Broker, want: &Destination) -> Comparison {
-    until("it is there", PATIENCE, || async {
-        let found = compare(broker, want).await;
-        (found != Comparison::Missing).then_some(found)
-    })
-    .await
-}
-
 pub async fn what_differs_is_named_and_left_alone(stage: &Stage) {
     let broker = stage.open();
     let there = shaped(stage);
     create(&*broker, &there).await;
-    assert_eq!(until_there(&*broker, &there).await, Comparison::Same);
+    assert_eq!(compare(&*broker, &there).await, Comparison::Same);
     let mut other = there.clone();
     other.ttl = Some(2 * HOUR);
     let (words, old, new) = match stage.kind {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use rdkafka::ClientConfig;
@@ -17,6 +17,8 @@ use crate::model::MessageKind;
 /// The one argument that is no topic configuration. Without it the brokers' default applies.
 const REPLICATION: &str = "replication.factor";
 const ANSWER: Duration = Duration::from_secs(15);
+/// How often a new topic is asked for until brokers know it.
+const LOOK: Duration = Duration::from_millis(50);
 
 pub struct KafkaTopology {
     pub config: ClientConfig,
@@ -61,7 +63,15 @@ impl KafkaTopology {
 
     /// Partitions, replicas; none when there is no such topic.
     async fn size(&self, name: &str) -> Result<Option<(usize, usize)>, Error> {
-        let (admin, topic) = (self.admin()?, name.to_owned());
+        self.size_by(Arc::new(self.admin()?), name).await
+    }
+
+    async fn size_by(
+        &self,
+        admin: Arc<AdminClient<Quiet>>,
+        name: &str,
+    ) -> Result<Option<(usize, usize)>, Error> {
+        let topic = name.to_owned();
         let asked = tokio::task::spawn_blocking(move || {
             let metadata = admin.inner().fetch_metadata(Some(&topic), ANSWER)?;
             let Some(found) = metadata.topics().first() else {
@@ -83,6 +93,19 @@ impl KafkaTopology {
             Err(Error::UnknownDestination(_)) => Ok(None),
             other => other,
         }
+    }
+
+    /// The controller has made it; until brokers have heard of it they call it unknown, and publishers believe them.
+    async fn until_known(&self, admin: AdminClient<Quiet>, name: &str) -> Result<(), Error> {
+        let (admin, deadline) = (Arc::new(admin), Instant::now() + ANSWER);
+        while self.size_by(Arc::clone(&admin), name).await?.is_none() {
+            if Instant::now() >= deadline {
+                let text = format!("{name}: created, but not known to the brokers after {ANSWER:?}");
+                return Err(Error::Other(text));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
     }
 
     async fn settings(&self, name: &str) -> Result<BTreeMap<String, String>, Error> {
@@ -142,7 +165,7 @@ impl Topology for KafkaTopology {
             Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => {
                 Err(self.refused(&want.name, code))
             }
-            _ => Ok(()),
+            _ => self.until_known(admin, &want.name).await,
         }
     }
 
