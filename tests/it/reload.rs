@@ -353,11 +353,13 @@ async fn a_destination_that_is_left_and_taken_again(path: &str, source: &str, br
     let host = setup.start().await;
     host.ready().await;
     for n in 0..MESSAGES {
-        let body = json!({ "type": "probe", "key": format!("k{n}"), "payload": { "do": "sleep", "ms": 20 } });
+        let body = json!({ "type": "probe", "key": format!("k{n}"), "payload": { "do": "sleep", "ms": 80 } });
         assert_eq!(host.post(path, &body).await.0, 202);
     }
     wait_done(&host, "far", 3.0).await;
     configure(&setup, &host, &format!("{limits}{brokers}")).await;
+    let by_now = host.metric("messaging_outcomes_total", &[]).await;
+    assert!(by_now + 20.0 < f64::from(MESSAGES), "too late to strand anything: {by_now}");
     configure(&setup, &host, &format!("{limits}{brokers}{route}")).await;
     wait_done(&host, "far", f64::from(MESSAGES)).await;
     assert_eq!(host.metric("messaging_outcomes_total", &[]).await, f64::from(MESSAGES), "some ran twice");
