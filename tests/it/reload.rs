@@ -359,10 +359,17 @@ async fn a_destination_that_is_left_and_taken_again(path: &str, source: &str, br
     wait_done(&host, "far", 3.0).await;
     configure(&setup, &host, &format!("{limits}{brokers}")).await;
     let by_now = host.metric("messaging_outcomes_total", &[]).await;
-    assert!(by_now + 20.0 < f64::from(MESSAGES), "too late to strand anything: {by_now}");
+    assert!(
+        by_now + 20.0 < f64::from(MESSAGES),
+        "too late to strand anything: {by_now}"
+    );
     configure(&setup, &host, &format!("{limits}{brokers}{route}")).await;
     wait_done(&host, "far", f64::from(MESSAGES)).await;
-    assert_eq!(host.metric("messaging_outcomes_total", &[]).await, f64::from(MESSAGES), "some ran twice");
+    assert_eq!(
+        host.metric("messaging_outcomes_total", &[]).await,
+        f64::from(MESSAGES),
+        "some ran twice"
+    );
     assert_eq!(host.letter_count().await, 0);
 }
 
@@ -372,14 +379,19 @@ async fn a_queue_of_rabbitmq_that_is_left_and_taken_again_gives_every_message_on
     let brokers = format!("[messaging]\ntasks = \"rabbitmq\"\n{}", brokers::rabbitmq_toml());
     let topology = format!("[[queues]]\nname = \"{queue}\"\n");
     let path = format!("/v1/messaging/tasks/{queue}");
-    a_destination_that_is_left_and_taken_again(&path, &format!("queue = \"{queue}\""), &brokers, &topology).await;
+    a_destination_that_is_left_and_taken_again(&path, &format!("queue = \"{queue}\""), &brokers, &topology)
+        .await;
 }
 
 #[tokio::test]
 async fn a_topic_of_kafka_that_is_left_and_taken_again_gives_every_message_once() {
     let topic = unique("left");
-    let brokers = format!("[messaging]\nevents = \"kafka\"\n{}", brokers::kafka_toml(&unique("group")));
+    let brokers = format!(
+        "[messaging]\nevents = \"kafka\"\n{}",
+        brokers::kafka_toml(&unique("group"))
+    );
     let topology = format!("[[topics]]\nname = \"{topic}\"\npartitions = 3\n");
     let path = format!("/v1/messaging/events/{topic}");
-    a_destination_that_is_left_and_taken_again(&path, &format!("topic = \"{topic}\""), &brokers, &topology).await;
+    a_destination_that_is_left_and_taken_again(&path, &format!("topic = \"{topic}\""), &brokers, &topology)
+        .await;
 }

@@ -33,7 +33,10 @@ async fn a_hundred_swaps_under_load_lose_fail_and_repeat_nothing() {
         guests::install(&setup.plugins(), "probe", &guests::version("probe", n % VERSIONS));
         host.wait_metric("messaging_plugin_reloads_total", &reloads, first + f64::from(n))
             .await;
-        until("messages flow on", Duration::from_secs(10), || async { (load.sent() > before).then_some(()) }).await;
+        until("messages flow on", Duration::from_secs(10), || async {
+            (load.sent() > before).then_some(())
+        })
+        .await;
         before = load.sent();
     }
     let accepted = load.stop().await;

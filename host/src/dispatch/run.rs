@@ -25,7 +25,10 @@ pub(super) async fn work(runner: Arc<Runner>, slot: usize) -> Result<(), String>
     let mut last: Option<Arc<dyn Version>> = None;
     while !context.stop.is_cancelled() && !runner.surplus(slot) && !runner.is_over() {
         let route = runner.route.load_full();
-        let Some(version) = runner.version().or_else(|| last.take().filter(|_| runner.is_retired())) else {
+        let Some(version) = runner
+            .version()
+            .or_else(|| last.take().filter(|_| runner.is_retired()))
+        else {
             if runner.is_retired() {
                 // Nothing will ever handle these: they go back to their broker.
                 runner.clear();
