@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use helix_tests::{Host, Setup, guests, until};
+use helix_tests::{Host, Setup, brokers, guests, unique, until};
 use serde_json::{Value, json};
 
 use crate::load::Load;
@@ -342,4 +342,56 @@ async fn what_ran_when_the_host_was_killed_says_that_it_comes_again() {
             .await,
         1.0
     );
+}
+
+/// Takes the only route of a destination away while most of its messages wait in the client, and gives it back.
+async fn a_destination_that_is_left_and_taken_again(path: &str, source: &str, brokers: &str, topology: &str) {
+    const MESSAGES: u32 = 120;
+    let route = format!("[[routes]]\nname = \"far\"\n{source}\nplugin = \"probe\"\nconcurrency = 2\n");
+    let limits = "[limits]\nin_flight = 20\n";
+    let setup = Setup::new(&format!("{limits}{brokers}{route}"), &["probe"]).topology(topology);
+    let host = setup.start().await;
+    host.ready().await;
+    for n in 0..MESSAGES {
+        let body = json!({ "type": "probe", "key": format!("k{n}"), "payload": { "do": "sleep", "ms": 80 } });
+        assert_eq!(host.post(path, &body).await.0, 202);
+    }
+    wait_done(&host, "far", 3.0).await;
+    configure(&setup, &host, &format!("{limits}{brokers}")).await;
+    let by_now = host.metric("messaging_outcomes_total", &[]).await;
+    assert!(
+        by_now + 20.0 < f64::from(MESSAGES),
+        "too late to strand anything: {by_now}"
+    );
+    configure(&setup, &host, &format!("{limits}{brokers}{route}")).await;
+    wait_done(&host, "far", f64::from(MESSAGES)).await;
+    assert_eq!(
+        host.metric("messaging_outcomes_total", &[]).await,
+        f64::from(MESSAGES),
+        "some ran twice"
+    );
+    assert_eq!(host.letter_count().await, 0);
+}
+
+#[tokio::test]
+async fn a_queue_of_rabbitmq_that_is_left_and_taken_again_gives_every_message_once() {
+    let queue = unique("left");
+    let brokers = format!("[messaging]\ntasks = \"rabbitmq\"\n{}", brokers::rabbitmq_toml());
+    let topology = format!("[[queues]]\nname = \"{queue}\"\n");
+    let path = format!("/v1/messaging/tasks/{queue}");
+    a_destination_that_is_left_and_taken_again(&path, &format!("queue = \"{queue}\""), &brokers, &topology)
+        .await;
+}
+
+#[tokio::test]
+async fn a_topic_of_kafka_that_is_left_and_taken_again_gives_every_message_once() {
+    let topic = unique("left");
+    let brokers = format!(
+        "[messaging]\nevents = \"kafka\"\n{}",
+        brokers::kafka_toml(&unique("group"))
+    );
+    let topology = format!("[[topics]]\nname = \"{topic}\"\npartitions = 3\n");
+    let path = format!("/v1/messaging/events/{topic}");
+    a_destination_that_is_left_and_taken_again(&path, &format!("topic = \"{topic}\""), &brokers, &topology)
+        .await;
 }

@@ -17,7 +17,6 @@ pub struct Seen {
     pub raw: RawMessage,
     /// Its own id.
     pub id: String,
-    pub message_type: String,
     pub body: Value,
 }
 
@@ -65,7 +64,6 @@ pub async fn topic(setup: &Setup, topic: &str) -> Vec<Seen> {
                 let envelope = decode::decode(&raw, "none", 0).unwrap();
                 Seen {
                     id: envelope.id.clone(),
-                    message_type: envelope.message_type.clone(),
                     body: serde_json::from_slice(&envelope.payload).unwrap_or_default(),
                     raw,
                 }

@@ -33,9 +33,11 @@ async fn a_hundred_swaps_under_load_lose_fail_and_repeat_nothing() {
         guests::install(&setup.plugins(), "probe", &guests::version("probe", n % VERSIONS));
         host.wait_metric("messaging_plugin_reloads_total", &reloads, first + f64::from(n))
             .await;
-        let sent = load.sent();
-        assert!(sent > before, "nothing was sent during swap {n}");
-        before = sent;
+        until("messages flow on", Duration::from_secs(10), || async {
+            (load.sent() > before).then_some(())
+        })
+        .await;
+        before = load.sent();
     }
     let accepted = load.stop().await;
     let expected = accepted.len() as f64;
@@ -116,10 +118,7 @@ publish = ["handled"]
     host.wait_metric("messaging_outcomes_total", &[("outcome", "done")], 1.0)
         .await;
     let letters = host.wait_letters(1).await;
-    assert_eq!(
-        letters[0]["history"][0]["outcome"]["outcome"], "timeout",
-        "{letters:?}"
-    );
+    assert_eq!(letters[0]["code"], "timeout", "{letters:?}");
     assert_eq!(letters[0]["digest"].as_str(), Some(old.as_str()));
     // The next message gets the new one.
     host.send_task("work", "probe", json!({ "do": "reject" })).await;
