@@ -176,7 +176,10 @@ fn inputs() -> Vec<Bad> {
 }
 
 /// The message as a letter holds it: body and headers as bytes.
-fn original(letter: &Value) -> (Option<Vec<u8>>, Vec<(String, Vec<u8>)>) {
+/// Body and headers.
+type Bytes = (Option<Vec<u8>>, Vec<(String, Vec<u8>)>);
+
+fn original(letter: &Value) -> Bytes {
     let original = &letter["original"];
     let body = match (original["body"].as_str(), original["body_base64"].as_str()) {
         (Some(text), None) => Some(text.as_bytes().to_vec()),

@@ -11,10 +11,13 @@ use tokio::task::JoinSet;
 /// Between two messages of a sender.
 const PACE: Duration = Duration::from_millis(4);
 
+/// The ids that were accepted, or those and why it went no further.
+type Sent = Result<Vec<String>, (Vec<String>, String)>;
+
 pub struct Load {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
-    senders: JoinSet<Result<Vec<String>, (Vec<String>, String)>>,
+    senders: JoinSet<Sent>,
 }
 
 impl Load {

@@ -22,7 +22,7 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), String> {
     let permits = Arc::new(Semaphore::new(WINDOW));
     let mut said = false;
     // Rows whose route is gone: they wait for the next table and not for the end of their lease.
-    let mut stranded = Vec::new();
+    let mut stranded: Vec<String> = Vec::new();
     let mut generation = shared.routes.generation();
     while !context.pulling.is_cancelled() {
         if generation != shared.routes.generation() {
