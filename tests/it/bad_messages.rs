@@ -176,7 +176,6 @@ fn inputs() -> Vec<Bad> {
 }
 
 /// The message as a letter holds it: body and headers as bytes.
-/// Body and headers.
 type Bytes = (Option<Vec<u8>>, Vec<(String, Vec<u8>)>);
 
 fn original(letter: &Value) -> Bytes {
