@@ -186,6 +186,25 @@ async fn grants_and_the_verdict_for_unrouted_types_change_with_the_file() {
     assert_eq!(seen::topic(&setup, "secret").await.len(), 1);
 }
 
+/// It must not wait for the end of its lease, which is ten minutes.
+#[tokio::test]
+async fn a_parked_retry_without_a_route_comes_back_with_the_route() {
+    let both = format!("{WORK}retry = {{ max_retries = 1, delay = \"500ms\" }}\n{GRANTS}");
+    let (setup, host) = started(&both).await;
+    host.send_task("work", "probe", json!({ "do": "retry", "until": 2 }))
+        .await;
+    host.wait_metric("messaging_outcomes_total", &[("outcome", "retry")], 1.0)
+        .await;
+    configure(&setup, &host, "").await;
+    until("the schedule finds no route", Duration::from_secs(20), || async {
+        host.log_text().contains("has no route any more").then_some(())
+    })
+    .await;
+    configure(&setup, &host, &both).await;
+    wait_done(&host, "work", 1.0).await;
+    assert_eq!(host.letter_count().await, 0);
+}
+
 #[tokio::test]
 async fn a_rate_spreads_messages_over_time() {
     let (_setup, host) = started(&format!("{WORK}rate = 20\n{GRANTS}")).await;

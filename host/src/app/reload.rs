@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use secrecy::ExposeSecret;
+
 use super::{App, capabilities};
 use crate::config::valid::Settings;
 use crate::config::{self, Faults};
@@ -78,15 +80,15 @@ impl App {
 
     fn apply(&self, mut settings: Settings) {
         let old = self.settings.load_full();
-        if format!("{:?}", old.brokers) != format!("{:?}", settings.brokers)
-            || old.host.listen != settings.host.listen
-            || old.host.state_dir != settings.host.state_dir
-        {
+        let later = at_next_start(&old, &settings);
+        if !later.is_empty() {
             tracing::warn!(
-                "changes under [brokers] and [host] take effect at the next start; everything else serves now"
+                settings = %later.join(", "),
+                "these changes take effect at the next start of the host; everything else serves now"
             );
-            settings.brokers = old.brokers.clone();
         }
+        // What was not taken over must not look as if it were.
+        settings.brokers = old.brokers.clone();
         self.runtime.replace_plugins(settings.plugins.clone());
         self.targets.replace(&settings);
         self.context.unrouted.store(Arc::new(settings.unrouted));
@@ -102,4 +104,24 @@ impl App {
         });
         self.settings.store(Arc::new(settings));
     }
+}
+
+/// Settings that are read once, when the host starts, and differ now.
+fn at_next_start(old: &Settings, new: &Settings) -> Vec<&'static str> {
+    let secret = |settings: &Settings| settings.host.token.as_ref().map(|t| t.expose_secret().to_owned());
+    let differs = |a: &dyn std::fmt::Debug, b: &dyn std::fmt::Debug| format!("{a:?}") != format!("{b:?}");
+    let all = [
+        ("[brokers]", differs(&old.brokers, &new.brokers)),
+        ("[limits]", differs(&old.limits, &new.limits)),
+        ("[[formats]]", differs(&old.formats, &new.formats)),
+        ("host.listen", old.host.listen != new.host.listen),
+        ("host.state_dir", old.host.state_dir != new.host.state_dir),
+        ("host.plugins_dir", old.host.plugins_dir != new.host.plugins_dir),
+        ("host.log", old.host.log != new.host.log),
+        ("host.token", secret(old) != secret(new)),
+        ("messaging.enabled", old.host.messaging != new.host.messaging),
+        ("messaging.tasks", old.tasks_broker != new.tasks_broker),
+        ("messaging.events", old.events_broker != new.events_broker),
+    ];
+    all.into_iter().filter_map(|(name, changed)| changed.then_some(name)).collect()
 }

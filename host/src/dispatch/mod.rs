@@ -223,7 +223,8 @@ impl Dispatcher {
             std::mem::replace(&mut state.tasks, Tasks::new(CancellationToken::new()))
         };
         // Leaving a consumer group and flushing acknowledgements is short; it has its own bound beyond the drain limit.
-        tasks.join(CLOSE_LIMIT + Duration::from_secs(1)).await;
+        // A Kafka source that waits for its last commit and then leaves may need the limit twice.
+        tasks.join(CLOSE_LIMIT * 2 + Duration::from_secs(2)).await;
     }
 }
 
