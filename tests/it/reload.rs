@@ -189,7 +189,7 @@ async fn grants_and_the_verdict_for_unrouted_types_change_with_the_file() {
 /// It must not wait for the end of its lease, which is ten minutes.
 #[tokio::test]
 async fn a_parked_retry_without_a_route_comes_back_with_the_route() {
-    let both = format!("{WORK}retry = {{ max_retries = 1, delay = \"500ms\" }}\n{GRANTS}");
+    let both = format!("{WORK}retry = {{ max_retries = 1, delay = \"3s\" }}\n{GRANTS}");
     let (setup, host) = started(&both).await;
     host.send_task("work", "probe", json!({ "do": "retry", "until": 2 }))
         .await;
