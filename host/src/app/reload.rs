@@ -123,5 +123,7 @@ fn at_next_start(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("messaging.tasks", old.tasks_broker != new.tasks_broker),
         ("messaging.events", old.events_broker != new.events_broker),
     ];
-    all.into_iter().filter_map(|(name, changed)| changed.then_some(name)).collect()
+    all.into_iter()
+        .filter_map(|(name, changed)| changed.then_some(name))
+        .collect()
 }
