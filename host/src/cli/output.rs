@@ -26,18 +26,18 @@ pub fn json(value: &impl Serialize) -> Result<(), Exit> {
     line(&text)
 }
 
-/// Columns when stdout is no terminal: what fits beside a log.
-const PIPED_WIDTH: u16 = 140;
-
 /// Control characters of messages and guests are shown, not sent to the terminal.
 pub fn table(head: &[&str], rows: Vec<Vec<String>>) -> Result<(), Exit> {
     let mut table = Table::new();
-    if !table.is_tty() {
-        table.set_width(PIPED_WIDTH);
-    }
+    // In a pipe one row is one line: an id that is broken in two can be neither copied nor searched for.
+    let arrangement = if table.is_tty() {
+        ContentArrangement::Dynamic
+    } else {
+        ContentArrangement::Disabled
+    };
     table
         .load_style(presets::ASCII_BORDERS_ONLY_CONDENSED)
-        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_content_arrangement(arrangement)
         .set_header(head);
     for row in rows {
         table.add_row(row.iter().map(|cell| printable(cell)));
