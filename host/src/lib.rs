@@ -24,6 +24,7 @@ pub mod error;
 pub mod guest;
 pub mod http;
 pub mod model;
+pub mod planted;
 pub mod retry;
 pub mod route;
 pub mod store;

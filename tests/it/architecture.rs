@@ -112,6 +112,7 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
         &["broker", "error", "model"],
         "settings know what a broker can promise, through its seam",
     ),
+    ("planted", &[], "stands alone"),
     ("tasks", &[], "stands alone"),
     ("telemetry", &[], "stands alone"),
     ("error", &[], "stands alone"),

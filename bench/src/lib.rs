@@ -1,0 +1,1 @@
+//! Our path against hand-written native loops, alternating in one run.
