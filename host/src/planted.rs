@@ -3,6 +3,13 @@
 //! With the cargo feature `planted`, `HELIX_PLANTED=<name>` turns one bug on. Without it [`is`] is a constant `false` and
 //! the compiler removes every branch that asks.
 
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Between an acknowledgement that comes too early and what it should have waited for: longer than adapters hold
+/// acknowledgements back, as a batching writer would make it.
+pub const PAUSE: Duration = Duration::from_millis(400);
+
 /// A defect of the kind that loses, repeats or reorders messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bug {
@@ -62,7 +69,7 @@ impl Bug {
 /// The bug that this process shall have.
 #[cfg(feature = "planted")]
 pub fn chosen() -> Option<Bug> {
-    static CHOSEN: std::sync::OnceLock<Option<Bug>> = std::sync::OnceLock::new();
+    static CHOSEN: OnceLock<Option<Bug>> = OnceLock::new();
     *CHOSEN.get_or_init(|| {
         let name = std::env::var("HELIX_PLANTED").ok()?;
         Bug::ALL.into_iter().find(|bug| bug.name() == name)
@@ -77,4 +84,11 @@ pub fn is(bug: Bug) -> bool {
 #[cfg(not(feature = "planted"))]
 pub const fn is(_: Bug) -> bool {
     false
+}
+
+/// Now, as a program would see it that measures intervals with the wall clock.
+pub fn wall_instant() -> Instant {
+    static START: OnceLock<(SystemTime, Instant)> = OnceLock::new();
+    let (wall, instant) = *START.get_or_init(|| (SystemTime::now(), Instant::now()));
+    instant + SystemTime::now().duration_since(wall).unwrap_or_default()
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::model::{BrokerKind, MessageKind, Outgoing, RawMessage, UnixMs};
+use crate::planted::{self, Bug};
 
 /// What a broker can do. Printed by the contract suite and `helix check`; a route that asks for more is refused at start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -92,7 +93,21 @@ impl Receipt {
 
     /// Call before the handler runs. False: somebody else will get the message, or has it already.
     pub fn begin(&self) -> bool {
-        self.settle.as_ref().is_some_and(|s| s.begin(self.token))
+        let Some(settle) = &self.settle else { return false };
+        let ours = settle.begin(self.token);
+        self.ack_too_early(Bug::AckBeforeHandle);
+        ours || planted::is(Bug::NoFence)
+    }
+
+    /// Acknowledges where `bug` would, if it is planted. Does nothing in a host that ships.
+    pub fn ack_too_early(&self, bug: Bug) -> bool {
+        if planted::is(bug)
+            && let Some(settle) = &self.settle
+        {
+            settle.ack(self.token);
+            return true;
+        }
+        false
     }
 
     /// Everything about the message is durable; the broker may forget it.

@@ -9,6 +9,7 @@ use super::lanes::LaneKey;
 use crate::broker::Receipt;
 use crate::config::valid::{Order, Route};
 use crate::model::{Attempt, Envelope, RawMessage, UnixMs, ids};
+use crate::planted::Bug;
 use crate::store::Parked;
 
 /// A message, the duty to settle it, and the permit that bounds how many there are.
@@ -30,6 +31,12 @@ pub(crate) enum Duty {
     Delivery(Receipt),
     /// A row of the store; the lane it belongs to there.
     Parked { id: String, lane: Option<LaneKey> },
+}
+
+impl Duty {
+    pub fn ack_too_early(&self, bug: Bug) -> bool {
+        matches!(self, Self::Delivery(receipt) if receipt.ack_too_early(bug))
+    }
 }
 
 impl Item {

@@ -9,6 +9,7 @@ use super::item::{Duty, Item};
 use super::lanes::LaneKey;
 use super::runner::Runner;
 use super::settle::persist;
+use crate::planted::{self, Bug};
 use crate::store::Parked;
 
 /// A message on its way to the store.
@@ -36,6 +37,12 @@ pub(super) async fn run(
         };
         if received == 0 {
             return Ok(());
+        }
+        if planted::is(Bug::RetryRowAfterAck) {
+            for job in &batch {
+                job.item.duty.ack_too_early(Bug::RetryRowAfterAck);
+            }
+            tokio::time::sleep(planted::PAUSE).await;
         }
         let rows: Vec<Parked> = batch.iter().map(|job| job.parked.clone()).collect();
         let written = persist(&context, "park a retry", || context.retries.park(rows.clone())).await;

@@ -12,6 +12,7 @@ use crate::config::valid::Route;
 use crate::guest::{Completion, Invocation, Version};
 use crate::model::clock::duration_ms;
 use crate::model::{Attempt, DeadLetter, Failure, FailureClass, Outcome, Outgoing, Verdict};
+use crate::planted::{self, Bug};
 use crate::retry;
 
 /// How long to wait before looking again for a plugin that has no version yet.
@@ -110,8 +111,16 @@ impl Batch<'_> {
                 fresh: self.route.fresh_instance,
             })
             .collect();
-        let completions = self.version.call(&invocations).await;
+        let mut completions = self.version.call(&invocations).await;
         drop(invocations);
+        if planted::is(Bug::NonAtomicSwap)
+            && self.runner.version().map(|v| v.digest()) != Some(self.version.digest())
+        {
+            for completion in &mut completions {
+                let failure = Failure::coded("trap.unloaded", "the version is gone");
+                completion.outcome = Outcome::Trap { failure };
+            }
+        }
         let mut completions = completions.into_iter();
         for (item, lane) in starting {
             let completion = completions.next().unwrap_or_else(|| Completion {
@@ -153,6 +162,13 @@ impl Batch<'_> {
                 .retries
                 .with_label_values(&[&*self.route.name])
                 .inc();
+        }
+        if planted::is(Bug::PermitLeakedOnTrap) && matches!(outcome, Outcome::Trap { .. }) {
+            item.permit.semaphore().forget_permits(1);
+        }
+        if planted::is(Bug::OutputBeforeDone) && outcome != Outcome::Done {
+            let (context, early) = (Arc::clone(context), outputs.clone());
+            tokio::spawn(async move { settle::publish(&context, early).await.is_ok() });
         }
         let verdict = retry::decide(&outcome, item.attempt, &self.route.retry, (context.random)());
         if verdict != Verdict::Acknowledge {
@@ -306,6 +322,9 @@ impl Batch<'_> {
 
     async fn write_letter(&self, item: Item, lane: Option<LaneKey>, letter: DeadLetter) {
         let context = &self.runner.context;
+        if item.duty.ack_too_early(Bug::DeadLetterAfterAck) {
+            tokio::time::sleep(planted::PAUSE).await;
+        }
         let written = match &item.duty {
             Duty::Delivery(_) => {
                 settle::persist(context, "write a dead letter", || {

@@ -16,6 +16,7 @@ use super::trap::{self, DeadlinePassed, Fault};
 use super::{Exports, Invocation, convert, packed};
 use crate::config::valid::Plugin;
 use crate::model::{Digest, Outgoing};
+use crate::planted::{self, Bug};
 
 /// Making an instance runs guest code (constructors, engines of JavaScript); Python takes 1 ms.
 const START_LIMIT: Duration = Duration::from_secs(5);
@@ -105,7 +106,12 @@ impl Instance {
         store.set_max_component_handles(handles);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|context| {
-            if Instant::now() >= context.data().call.deadline {
+            let now = if planted::is(Bug::WallClockDeadline) {
+                planted::wall_instant()
+            } else {
+                Instant::now()
+            };
+            if now >= context.data().call.deadline {
                 Err(DeadlinePassed.into())
             } else {
                 Ok(UpdateDeadline::Yield(1))
