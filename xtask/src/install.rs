@@ -129,6 +129,11 @@ pub fn kcat() -> Result<()> {
     apt(&["kcat"], || !crate::run::exists("kcat"))
 }
 
+/// Gives a host of the torture run a wall clock of its own.
+pub fn faketime() -> Result<()> {
+    apt(&["faketime"], || !crate::run::exists("faketime"))
+}
+
 /// A virtual environment under the target folder with the pinned clients; answers its python.
 pub fn python() -> Result<PathBuf> {
     let dir = workspace::target().join("venv");

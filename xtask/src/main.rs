@@ -10,8 +10,10 @@ mod http;
 mod install;
 mod plugins;
 mod run;
+mod session;
 mod signals;
 mod suite;
+mod torture;
 mod totals;
 mod workspace;
 
@@ -38,6 +40,8 @@ enum Task {
     Check,
     /// Real RabbitMQ and Kafka on loopback, without containers
     Brokers(brokers::Args),
+    /// Faults on real hosts and brokers under load, and the proof that nothing was lost
+    Torture(torture::Args),
     /// Build plugins/ and tests/guests/ to components
     Plugins,
     /// Regenerate config schema, config reference and metrics list
@@ -50,6 +54,7 @@ fn main() -> std::process::ExitCode {
         Task::Test(args) => suite::main(&args).map(|()| 0),
         Task::Check => check::main().map(|()| 0),
         Task::Brokers(args) => brokers::main(args),
+        Task::Torture(args) => torture::main(&args).map(|()| 0),
         Task::Plugins => plugins::all().map(|()| 0),
         Task::Docs(args) => docs::main(&args).map(|()| 0),
     };

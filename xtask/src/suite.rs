@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::brokers::{self, Kind};
 use crate::run::{run, say, watched};
+use crate::session::{self, Session};
 use crate::totals::Totals;
-use crate::workspace::{cargo, host_binary, root, target, wasm_target};
-use crate::{check, docs, install, plugins, signals};
+use crate::workspace::{cargo, root, wasm_target};
+use crate::{check, docs, install, plugins, signals, torture};
 
 /// Brokers of a test run are apart from those a person started by hand.
 const BROKERS: &str = "test";
@@ -27,33 +27,13 @@ pub struct Args {
     filter: Vec<String>,
 }
 
-type Env = Vec<(String, String)>;
-
-/// Stops the brokers whatever happens.
-struct Running {
-    keep: bool,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if self.keep {
-            say(format!(
-                "brokers left running: `cargo xtask brokers stop --name {BROKERS}`"
-            ));
-            return;
-        }
-        for kind in Kind::ALL {
-            if let Err(e) = brokers::stop(kind, BROKERS, false) {
-                say(format!("{} did not stop: {e:#}", kind.word()));
-            }
-        }
-    }
-}
-
 pub fn main(args: &Args) -> Result<()> {
     signals::catch();
     let started = Instant::now();
-    let mut env = prepare().context("preparing the machine")?;
+    let mut env = session::prepare(BROKERS).context("preparing the machine")?;
+    install::kcat()?;
+    install::faketime()?;
+    env.push(("HELIX_TEST_PYTHON".to_owned(), install::python()?.display().to_string()));
     say("building plugins, test guests, host and tests");
     plugins::all()?;
     // One command for all, before the brokers start. One: the same features, so nothing is compiled twice. Before: on two
@@ -65,22 +45,26 @@ pub fn main(args: &Args) -> Result<()> {
     let brokers = if args.no_brokers {
         None
     } else {
-        let running = Running { keep: args.keep };
-        env.extend(start_brokers()?);
-        Some(running)
+        let brokers = Session::start(BROKERS, args.keep)?;
+        env.extend(brokers.env());
+        Some(brokers)
     };
     let mut totals = Totals::default();
     let mut test = Command::new(cargo());
     test.args(["test", "--workspace", "--no-fail-fast", "--"])
         .args(&args.filter)
-        .current_dir(root())
-        .envs(env);
-    let tested = watched(&mut test, |line| totals.add(line));
-    drop(brokers);
+        .current_dir(root());
+    let tested = watched(test.envs(env.clone()), |line| totals.add(line));
     let mut failed = Vec::new();
     if !tested?.success() {
         failed.push("tests".to_owned());
     }
+    if args.filter.is_empty()
+        && let Err(e) = torture::short(&env)
+    {
+        failed.push(format!("torture: {e:#}"));
+    }
+    drop(brokers);
     if args.filter.is_empty() {
         if !test_plugins(&mut totals)? {
             failed.push("tests of plugins".to_owned());
@@ -120,41 +104,4 @@ fn test_plugins(totals: &mut Totals) -> Result<bool> {
         .current_dir(dir)
         .env("CARGO_TARGET_DIR", wasm_target());
     Ok(watched(plugins::clean(&mut test), |line| totals.add(line))?.success())
-}
-
-/// Installs what is missing; answers what the tests are told.
-fn prepare() -> Result<Env> {
-    install::native_build_tools()?;
-    install::wasm_target()?;
-    install::kcat()?;
-    let python = install::python()?;
-    Ok([
-        ("HELIX_BIN", host_binary()),
-        ("HELIX_TEST_GUESTS", plugins::guests_folder()),
-        ("HELIX_TEST_PYTHON", python),
-        // `$HELIX_TEST_BROKERS_CTL brokers kill|restart|pause|resume rabbitmq|kafka`
-        ("HELIX_TEST_BROKERS_CTL", std::env::current_exe()?),
-        ("HELIX_BROKERS_STATE", target().join("brokers")),
-        ("HELIX_BROKERS_NAME", BROKERS.into()),
-    ]
-    .into_iter()
-    .map(|(name, value)| (name.to_owned(), value.display().to_string()))
-    .collect())
-}
-
-fn start_brokers() -> Result<Env> {
-    let options = brokers::Options {
-        name: BROKERS.to_owned(),
-        rabbitmq_port: None,
-        kafka_port: None,
-        plain: false,
-        temp: false,
-        settings: None,
-        timeout: 180,
-    };
-    // Left over from a run that was killed: its messages would confuse this one.
-    for kind in Kind::ALL {
-        brokers::stop(kind, BROKERS, false)?;
-    }
-    Ok(brokers::env_of(&brokers::start_all(&Kind::ALL, &options)?))
 }

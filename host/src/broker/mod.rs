@@ -63,6 +63,8 @@ pub struct Delivery {
 pub trait Settle: Send + Sync + 'static {
     /// The handler is about to run. False: the delivery is no longer ours (connection lost, partition revoked), skip it.
     fn begin(&self, token: Token) -> bool;
+    /// The handler has run and shall run again later: until it begins again nobody has to wait for it.
+    fn rest(&self, _token: Token) {}
     /// Everything about the message is durable.
     fn ack(&self, token: Token);
     /// Not settled: the broker shall deliver it again, to us or to somebody else.
@@ -97,6 +99,13 @@ impl Receipt {
         let ours = settle.begin(self.token);
         self.ack_too_early(Bug::AckBeforeHandle);
         ours || planted::is(Bug::NoFence)
+    }
+
+    /// The message waits for its retry in our hands. [`Receipt::begin`] has to be asked again before it runs.
+    pub fn rest(&self) {
+        if let Some(settle) = &self.settle {
+            settle.rest(self.token);
+        }
     }
 
     /// Acknowledges where `bug` would, if it is planted. Does nothing in a host that ships.

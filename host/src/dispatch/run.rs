@@ -263,7 +263,8 @@ impl Batch<'_> {
             // Kafka and embedded topics: the lane waits in memory, uncommitted, and a crash redelivers it in order.
             // Queues (no position): never unacknowledged through a back-off, the broker's consumer timeout would return
             // the whole prefetch.
-            (Duty::Delivery(_), Some(key)) if item.raw.origin.partition.is_some() => {
+            (Duty::Delivery(receipt), Some(key)) if item.raw.origin.partition.is_some() => {
+                receipt.rest();
                 let due = self.runner.context.clock.instant() + delay;
                 self.runner.lanes().hold(&key, item, due);
                 self.runner.wake();

@@ -50,7 +50,14 @@ impl Kind {
                 rabbitmq::DISTRIBUTION,
                 rabbitmq::EPMD,
             ],
-            Self::Kafka => &[0, kafka::TLS, kafka::SASL, kafka::CONTROLLER],
+            Self::Kafka => &[
+                0,
+                kafka::TLS,
+                kafka::SASL,
+                kafka::CONTROLLER,
+                kafka::PROXIED,
+                kafka::PROXY,
+            ],
         }
     }
 }
@@ -64,7 +71,7 @@ pub struct Options {
     /// First port of RabbitMQ: P AMQP, P+10 AMQP over TLS, P+20 management, P+30 Prometheus (default: 21672 or the next free)
     #[arg(long)]
     pub rabbitmq_port: Option<u16>,
-    /// First port of Kafka: P plain, P+10 TLS, P+20 SASL over TLS, P+30 controller (default: 21092 or the next free)
+    /// First port of Kafka: P plain, P+10 TLS, P+20 SASL over TLS, P+30 controller, P+40 behind a proxy at P+50 (default: 21092 or the next free)
     #[arg(long)]
     pub kafka_port: Option<u16>,
     /// Plain listeners only: no TLS, no SASL

@@ -18,6 +18,10 @@ pub use install::install;
 pub const TLS: u16 = 10;
 pub const SASL: u16 = 20;
 pub const CONTROLLER: u16 = 30;
+/// A plain listener that says its address is the port after it: what talks to the broker there goes through a proxy of a
+/// test, also after it has asked for the cluster's addresses.
+pub const PROXIED: u16 = 40;
+pub const PROXY: u16 = 50;
 
 const LOGIN: &str = "org.apache.kafka.common.security";
 
@@ -68,6 +72,7 @@ fn ours(cluster: &Cluster) -> String {
     } = cluster;
     let at = |offset: u16| port + offset;
     let mut listeners = format!("PLAINTEXT://127.0.0.1:{port}");
+    let (proxied, proxy) = (at(PROXIED), at(PROXY));
     if cluster.tls.is_some() {
         listeners.push_str(&format!(
             ",SSL://127.0.0.1:{},SASL_SSL://127.0.0.1:{}",
@@ -82,9 +87,9 @@ fn ours(cluster: &Cluster) -> String {
          node.id=1\n\
          controller.quorum.voters=1@127.0.0.1:{controller}\n\
          controller.listener.names=CONTROLLER\n\
-         listeners={listeners},CONTROLLER://127.0.0.1:{controller}\n\
-         advertised.listeners={listeners}\n\
-         listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL\n\
+         listeners={listeners},PROXIED://127.0.0.1:{proxied},CONTROLLER://127.0.0.1:{controller}\n\
+         advertised.listeners={listeners},PROXIED://127.0.0.1:{proxy}\n\
+         listener.security.protocol.map=CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL\n\
          inter.broker.listener.name=PLAINTEXT\n\
          auto.create.topics.enable=false\n\
          num.network.threads=2\n\
@@ -192,6 +197,8 @@ pub fn await_ready(cluster: &Cluster, limit: Duration) -> Result<()> {
 
 pub fn env(cluster: &Cluster, set: &mut impl FnMut(&str, String)) {
     set("KAFKA_BOOTSTRAP", format!("127.0.0.1:{}", cluster.port));
+    set("KAFKA_PROXIED_PORT", (cluster.port + PROXIED).to_string());
+    set("KAFKA_PROXY_PORT", (cluster.port + PROXY).to_string());
     if cluster.tls.is_some() {
         set("KAFKA_TLS_BOOTSTRAP", format!("127.0.0.1:{}", cluster.port + TLS));
         set(

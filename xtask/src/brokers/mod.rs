@@ -8,7 +8,7 @@ mod process;
 mod rabbitmq;
 
 pub use cli::{Args, main, start_all};
-pub use cluster::{Kind, Options, env_of, stop};
+pub use cluster::{Cluster, Kind, Options, env_of, stop};
 
 #[cfg(test)]
-pub use {cluster::Cluster, cluster::start, kafka::client, rabbitmq::ctl};
+pub use {cluster::start, kafka::client, rabbitmq::ctl};

@@ -122,6 +122,10 @@ impl Settle for Desk {
         self.lock().ledger.begin(token)
     }
 
+    fn rest(&self, token: Token) {
+        self.lock().ledger.rest(token);
+    }
+
     fn ack(&self, token: Token) {
         self.settle(|ledger| ledger.ack(token));
     }

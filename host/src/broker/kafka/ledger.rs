@@ -192,6 +192,15 @@ impl Ledger {
         }
     }
 
+    /// It ran and waits for its retry: a revocation does not wait for it, and it may begin again.
+    pub fn rest(&mut self, token: Token) {
+        if let Some(entry) = self.lane(token).and_then(|lane| lane.entry(token.position))
+            && entry.state == State::Running
+        {
+            entry.state = State::Received;
+        }
+    }
+
     pub fn ack(&mut self, token: Token) {
         let Some(lane) = self.lane(token) else { return };
         if let Some(entry) = lane.entry(token.position)

@@ -66,6 +66,23 @@ fn a_frozen_partition_begins_nothing_but_lets_the_running_finish() {
 }
 
 #[test]
+fn what_waits_for_its_retry_begins_again_and_holds_up_no_revocation() {
+    let mut ledger = Ledger::default();
+    ledger.assign(0);
+    let token = deliver(&mut ledger, 0, 0);
+    assert!(ledger.begin(token));
+    assert!(!ledger.begin(token), "it runs");
+    ledger.rest(token);
+    assert_eq!(ledger.running(&[0]), 0);
+    assert_eq!(ledger.rewinds(), vec![], "it is still in our hands");
+    assert!(ledger.begin(token), "the second attempt");
+    ledger.rest(token);
+    ledger.freeze(0);
+    assert!(!ledger.begin(token), "the partition moves: its new owner runs it");
+    assert_eq!(ledger.prefixes(&[0]), vec![]);
+}
+
+#[test]
 fn a_released_offset_is_read_again_and_its_neighbours_are_not_run_twice() {
     let mut ledger = Ledger::default();
     ledger.assign(0);

@@ -1,0 +1,119 @@
+//! Two to four hosts on RabbitMQ and Kafka, each behind a proxy: competing consumers and a consumer group.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use helix_tests::{unique, variable};
+use tokio::task::JoinSet;
+
+use super::{Arena, Proxies, plugin, route};
+use crate::actor::{Actor, Plan};
+use crate::message::{Stream, mix};
+use crate::observe;
+use crate::proxy::Proxy;
+use crate::publish::{Desk, Parts, http, kafka, rabbitmq};
+
+const NAME: &str = "brokers";
+/// Hosts that run from the start; two more come and go.
+const HOSTS: usize = 2;
+const MOST_HOSTS: usize = 4;
+const PARTITIONS: i32 = 6;
+const KEYS: u32 = 48;
+/// Tasks that go through the API of the first host instead of straight to RabbitMQ.
+const HTTP_WORKERS: u32 = 4;
+
+fn port(name: &str) -> Result<u16> {
+    variable(name).parse().with_context(|| format!("{name} is no port"))
+}
+
+pub async fn arena(parts: &Parts, streams: &[Stream], env: &[(String, String)]) -> Result<Arena> {
+    let (queue, topic, out, group) = (
+        unique("torture-tasks"),
+        unique("torture-events"),
+        unique("torture-out"),
+        unique("torture"),
+    );
+    let rabbit = Proxy::start(0, port("HELIX_TEST_RABBITMQ_PORT")?).await?;
+    let proxy = Proxy::start(port("HELIX_TEST_KAFKA_PROXY_PORT")?, port("HELIX_TEST_KAFKA_PROXIED_PORT")?).await?;
+    observe::create_topics(&[&topic, &out], PARTITIONS).await?;
+    observe::declare_queue(&queue).await?;
+    let topology = format!(
+        "[[queues]]\nname = \"{queue}\"\n[[topics]]\nname = \"{topic}\"\npartitions = {PARTITIONS}\n[[topics]]\nname = \"{out}\"\npartitions = {PARTITIONS}\n"
+    );
+    let mut routes = String::new();
+    if streams.contains(&Stream::RabbitTasks) {
+        routes.push_str(&route("tasks", &format!("queue = \"{queue}\""), "none"));
+    }
+    if streams.contains(&Stream::KafkaEvents) {
+        routes.push_str(&route("events", &format!("topic = \"{topic}\""), "key"));
+    }
+    let mut actors = Vec::new();
+    for n in 1..=MOST_HOSTS {
+        let name = format!("brokers-{n}");
+        let toml = format!(
+            "[messaging]\ntasks = \"rabbitmq\"\nevents = \"kafka\"\n\
+             [brokers.rabbitmq]\nkind = \"rabbitmq\"\nhost = \"127.0.0.1\"\nport = {}\nuser = \"{}\"\n\
+             password = \"env:HELIX_TEST_RABBITMQ_PASSWORD\"\nheartbeat = \"4s\"\npublish_timeout = \"10s\"\n\
+             [brokers.kafka]\nkind = \"kafka\"\nservers = [\"127.0.0.1:{}\"]\ngroup = \"{group}\"\nsession_timeout = \"6s\"\n\
+             heartbeat_interval = \"1s\"\npublish_timeout = \"10s\"\n{routes}{}",
+            rabbit.port,
+            variable("HELIX_TEST_RABBITMQ_USER"),
+            proxy.port,
+            plugin(&name, &out)
+        );
+        let plan = Plan {
+            name,
+            toml,
+            topology: topology.clone(),
+            env: env.to_vec(),
+        };
+        actors.push(Actor::new(&plan, &parts.history)?);
+    }
+    for actor in actors.iter_mut().take(HOSTS) {
+        actor.start().await;
+    }
+    Ok(Arena {
+        name: NAME,
+        actors,
+        streams: streams.to_vec(),
+        proxies: Proxies {
+            rabbitmq: Some(rabbit),
+            kafka: Some(proxy),
+        },
+        clock: None,
+        small_disk: false,
+        destinations: streams
+            .iter()
+            .map(|stream| {
+                let name = if stream.is_keyed() { &topic } else { &queue };
+                (*stream, name.clone())
+            })
+            .collect(),
+        out,
+        group,
+        history: Arc::clone(&parts.history),
+    })
+}
+
+pub fn publish(arena: &Arena, parts: &Parts, tasks: &mut JoinSet<()>) {
+    for (stream, destination) in &arena.destinations {
+        let desk = Desk::new(*stream, destination, &arena.out, parts);
+        match stream {
+            Stream::KafkaEvents => {
+                let seed = mix(parts.orders.seed);
+                tasks.spawn(async move {
+                    if let Err(error) = kafka::run(Arc::clone(&desk), KEYS, seed).await {
+                        desk.history.wrong(format!("the observer cannot publish to Kafka: {error}"));
+                    }
+                });
+            }
+            Stream::RabbitTasks => {
+                if let Some(actor) = arena.actors.first() {
+                    http::start(&desk, &actor.url, HTTP_WORKERS, tasks);
+                }
+                tasks.spawn(rabbitmq::run(desk));
+            }
+            Stream::EmbeddedTasks | Stream::EmbeddedEvents => {}
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! What can be done to hosts, brokers, connections, disks and clocks; each fault mends itself before the next one begins.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use helix_tests::brokers::control;
+use tokio::time::sleep;
+
+use crate::arena::Arena;
+use crate::history::{Effect, History, What};
+use crate::message::Dice;
+use crate::observe;
+use crate::proxy::Mode;
+
+/// A row of the fault matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Fault {
+    /// SIGKILL of a host, started again at once or a little later
+    KillHost,
+    /// SIGSTOP of a host, for longer than a group waits for it half of the time
+    StopHost,
+    /// SIGTERM under load, then a new start
+    DrainHost,
+    /// Two more hosts come and go, one every half second
+    JoinLeave,
+    /// SIGKILL of RabbitMQ
+    KillRabbitmq,
+    /// SIGSTOP of RabbitMQ
+    StopRabbitmq,
+    /// SIGKILL of Kafka
+    KillKafka,
+    /// SIGSTOP of Kafka
+    StopKafka,
+    /// All connections of one broker are reset
+    ResetConnections,
+    /// Connections of one broker stay open and carry nothing
+    BlackHole,
+    /// New versions of the handler, and files that are none
+    SwapPlugin,
+    /// Another concurrency, and a configuration that is none
+    ReloadConfig,
+    /// The store is locked: parking, letters and retries fail
+    LockStore,
+    /// The embedded broker's file is locked
+    LockBroker,
+    /// The disk of the first host is full
+    FillDisk,
+    /// The wall clock jumps forth and back
+    JumpClock,
+}
+
+impl Fault {
+    pub fn name(self) -> String {
+        clap::ValueEnum::to_possible_value(&self).map_or_else(String::new, |v| v.get_name().to_owned())
+    }
+
+    fn effect(self) -> Effect {
+        match self {
+            Self::KillHost | Self::ResetConnections | Self::KillRabbitmq | Self::KillKafka | Self::StopRabbitmq => {
+                Effect::Redelivers
+            }
+            Self::StopHost | Self::StopKafka | Self::BlackHole => Effect::Stalls,
+            Self::DrainHost | Self::JoinLeave => Effect::Rebalance,
+            Self::SwapPlugin
+            | Self::ReloadConfig
+            | Self::LockStore
+            | Self::LockBroker
+            | Self::FillDisk
+            | Self::JumpClock => Effect::None,
+        }
+    }
+
+    /// Does this arena have what it disturbs?
+    pub fn fits(self, arena: &Arena) -> bool {
+        match self {
+            Self::KillHost | Self::StopHost | Self::DrainHost | Self::SwapPlugin | Self::ReloadConfig | Self::LockStore => {
+                true
+            }
+            Self::JoinLeave => !arena.is_embedded(),
+            Self::KillRabbitmq | Self::StopRabbitmq => arena.has("rabbitmq"),
+            Self::KillKafka | Self::StopKafka => arena.has("kafka"),
+            Self::ResetConnections | Self::BlackHole => !arena.is_embedded(),
+            Self::LockBroker => arena.is_embedded(),
+            Self::FillDisk => arena.small_disk,
+            Self::JumpClock => arena.clock.is_some(),
+        }
+    }
+
+    /// Excuses nothing: what happens under these is the host's own doing.
+    pub fn is_gentle(self) -> bool {
+        matches!(self.effect(), Effect::None | Effect::Rebalance)
+    }
+}
+
+/// Does it, and returns when it is over.
+///
+/// # Errors
+/// When it cannot be done; the run is void then.
+pub async fn inflict(fault: Fault, arena: &mut Arena, history: &History, dice: &mut Dice) -> Result<()> {
+    history.add(What::Fault {
+        kind: fault.name(),
+        arena: arena.name.to_owned(),
+        effect: fault.effect(),
+    });
+    let done = act(fault, arena, dice).await;
+    history.add(What::Mended {
+        kind: fault.name(),
+        arena: arena.name.to_owned(),
+    });
+    done
+}
+
+fn seconds(dice: &mut Dice, low: u64, high: u64) -> Duration {
+    Duration::from_millis(dice.between(low * 1000, high * 1000))
+}
+
+async fn act(fault: Fault, arena: &mut Arena, dice: &mut Dice) -> Result<()> {
+    // Only those that are meant to run: the first ones.
+    let hosts = arena.actors.iter().filter(|actor| actor.host().is_some()).count().max(1);
+    let victim = usize::try_from(dice.between(0, hosts as u64))?;
+    match fault {
+        Fault::KillHost => {
+            if let Some(actor) = arena.actors.get_mut(victim) {
+                actor.kill();
+                sleep(Duration::from_millis(dice.between(0, 500))).await;
+                actor.start().await;
+            }
+        }
+        Fault::StopHost => {
+            let pause = if dice.roll() % 2 == 0 { seconds(dice, 7, 10) } else { seconds(dice, 1, 3) };
+            if let Some(actor) = arena.actors.get(victim) {
+                actor.signal(libc::SIGSTOP);
+                sleep(pause).await;
+                actor.signal(libc::SIGCONT);
+            }
+        }
+        Fault::DrainHost => {
+            if let Some(actor) = arena.actors.get_mut(victim) {
+                actor.drain().await;
+                actor.start().await;
+            }
+        }
+        Fault::JoinLeave => join_leave(arena, hosts, dice).await,
+        Fault::KillRabbitmq => broker(&["kill", "restart"], "rabbitmq", seconds(dice, 0, 2)).await?,
+        Fault::KillKafka => broker(&["kill", "restart"], "kafka", seconds(dice, 0, 2)).await?,
+        Fault::StopRabbitmq => broker(&["pause", "resume"], "rabbitmq", seconds(dice, 2, 8)).await?,
+        Fault::StopKafka => broker(&["pause", "resume"], "kafka", seconds(dice, 2, 8)).await?,
+        Fault::ResetConnections => {
+            if let Some(proxy) = arena.proxy(dice) {
+                proxy.cut();
+            }
+        }
+        Fault::BlackHole => {
+            let pause = seconds(dice, 3, 12);
+            if let Some(proxy) = arena.proxy(dice) {
+                proxy.set(Mode::BlackHole);
+                sleep(pause).await;
+                // What was lost on the way does not come back: the connections are dead.
+                proxy.cut();
+                proxy.set(Mode::Pass);
+            }
+        }
+        Fault::SwapPlugin => {
+            for n in 0..dice.between(3, 8) {
+                for actor in &mut arena.actors {
+                    if n % 3 == 2 {
+                        actor.spoil()?;
+                    } else {
+                        actor.swap();
+                    }
+                }
+                sleep(Duration::from_millis(200)).await;
+            }
+            for actor in &mut arena.actors {
+                actor.swap();
+            }
+        }
+        Fault::ReloadConfig => reload(arena, dice).await?,
+        Fault::LockStore => lock(arena, victim, "state/store.db", seconds(dice, 2, 8)).await?,
+        Fault::LockBroker => lock(arena, victim, "state/broker.db", seconds(dice, 2, 8)).await?,
+        Fault::FillDisk => {
+            if let Some(actor) = arena.actors.first() {
+                let state = actor.setup.path().join("state");
+                fill(&state)?;
+                sleep(seconds(dice, 2, 6)).await;
+                std::fs::remove_file(state.join(BALLAST))?;
+            }
+        }
+        Fault::JumpClock => {
+            if let Some(clock) = &arena.clock {
+                let jump = if dice.roll() % 2 == 0 { "+1h" } else { "-1h" };
+                std::fs::write(clock, jump)?;
+                sleep(seconds(dice, 3, 6)).await;
+                std::fs::write(clock, "+0")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Hosts beyond those that always run join and leave in good order.
+async fn join_leave(arena: &mut Arena, hosts: usize, dice: &mut Dice) {
+    for _ in 0..dice.between(6, 12) {
+        let extra = arena.actors.len().saturating_sub(hosts).max(1) as u64;
+        let index = hosts + usize::try_from(dice.between(0, extra)).unwrap_or(0);
+        if let Some(actor) = arena.actors.get_mut(index) {
+            if actor.host().is_some() {
+                actor.drain().await;
+            } else {
+                actor.start().await;
+            }
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+    for actor in arena.actors.iter_mut().skip(hosts) {
+        actor.drain().await;
+    }
+}
+
+async fn broker(verbs: &'static [&'static str; 2], kind: &'static str, pause: Duration) -> Result<()> {
+    let [harm, mend] = *verbs;
+    tokio::task::spawn_blocking(move || control(&[harm, kind])).await?;
+    sleep(pause).await;
+    tokio::task::spawn_blocking(move || control(&[mend, kind])).await?;
+    Ok(())
+}
+
+async fn reload(arena: &Arena, dice: &mut Dice) -> Result<()> {
+    let concurrency = dice.between(4, 24);
+    for actor in arena.actors.iter().filter(|actor| actor.host().is_some()) {
+        let before = actor.edit(|toml| {
+            toml.replace("concurrency = 16", &format!("concurrency = {concurrency}"))
+        })?;
+        sleep(Duration::from_millis(700)).await;
+        actor.edit(|_| format!("{before}\n[[routes]]\nqueue = 7\n"))?;
+        sleep(Duration::from_millis(700)).await;
+        actor.edit(|_| before)?;
+    }
+    Ok(())
+}
+
+async fn lock(arena: &Arena, victim: usize, file: &str, pause: Duration) -> Result<()> {
+    if let Some(actor) = arena.actors.get(victim) {
+        let held = observe::lock(&actor.setup.path().join(file))?;
+        sleep(pause).await;
+        drop(held);
+    }
+    Ok(())
+}
+
+const BALLAST: &str = "ballast";
+
+/// Takes all that is left of the file system.
+fn fill(folder: &Path) -> Result<()> {
+    use std::io::Write;
+    let mut ballast = std::fs::File::create(folder.join(BALLAST))?;
+    let zeros = vec![0; 1 << 20];
+    // In ever smaller pieces, until not one byte is left.
+    let mut piece = zeros.len();
+    while piece > 0 {
+        match zeros.get(..piece).map(|bytes| ballast.write(bytes)) {
+            Some(Ok(n)) if n > 0 => {}
+            _ => piece /= 2,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! `helix-torture`, as `cargo xtask torture` starts it with brokers running and the environment set.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use helix_host::planted::Bug;
+use helix_torture::fault::Fault;
+use helix_torture::message::Stream;
+use helix_torture::planted;
+use helix_torture::report::Summary;
+use helix_torture::run::{Plan, run};
+
+#[derive(Parser)]
+struct Args {
+    /// How long there are faults, in seconds
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Repeats the choices of an earlier run
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Brokers under load: embedded, rabbitmq, kafka
+    #[arg(long, value_delimiter = ',')]
+    broker: Vec<String>,
+    /// Only these faults
+    #[arg(long, value_delimiter = ',')]
+    rows: Vec<Fault>,
+    /// Hosts with one bug each, by name; without names all of them
+    #[arg(long, value_delimiter = ',', num_args = 0..)]
+    planted: Option<Vec<String>>,
+    /// The result
+    #[arg(long, default_value = "target/torture.json")]
+    result: PathBuf,
+    /// Commit under test, for the result
+    #[arg(long, default_value = "")]
+    commit: String,
+}
+
+fn main() -> ExitCode {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let args = Args::parse();
+    let done = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| {
+            let done = runtime.block_on(go(args));
+            runtime.shutdown_timeout(Duration::from_secs(2));
+            done
+        });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("torture: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn go(args: Args) -> Result<()> {
+    let seed = args.seed.unwrap_or_else(random);
+    let folder = args.result.parent().map_or_else(|| PathBuf::from("."), |dir| dir.join("torture"));
+    let mut summary = Summary {
+        seed,
+        commit: args.commit.clone(),
+        ..Summary::default()
+    };
+    if let Some(names) = &args.planted {
+        return on_trial(names, seed, args.seconds, &folder, &args.result, summary).await;
+    }
+    let streams: Vec<Stream> = Stream::ALL
+        .into_iter()
+        .filter(|stream| args.broker.is_empty() || args.broker.iter().any(|name| name == stream.broker()))
+        .collect();
+    let plan = Plan {
+        seed,
+        time: Duration::from_secs(args.seconds),
+        streams,
+        rows: args.rows,
+        env: Vec::new(),
+        history: folder.join(format!("history-{seed}.jsonl")),
+    };
+    eprintln!("torture: seed {seed}, commit {}", args.commit);
+    let done = run(&plan).await?;
+    summary.take(&done.report);
+    summary.schedule = done.schedule;
+    summary.seconds = done.took.as_secs_f64();
+    summary.write(&args.result)?;
+    summary.print();
+    if !summary.wrong.is_empty() {
+        for line in &summary.schedule {
+            eprintln!("torture: {line}");
+        }
+        bail!(
+            "something is wrong; `cargo xtask torture --seed {seed}` makes the same choices, the history is {}",
+            plan.history.display()
+        );
+    }
+    Ok(())
+}
+
+async fn on_trial(
+    names: &[String],
+    seed: u64,
+    seconds: u64,
+    folder: &std::path::Path,
+    result: &std::path::Path,
+    mut summary: Summary,
+) -> Result<()> {
+    if !cfg!(feature = "planted") {
+        bail!("this build has no bugs in it: `cargo xtask torture --planted` makes one that has");
+    }
+    for bug in Bug::ALL {
+        if !names.is_empty() && !names.iter().any(|name| name == bug.name()) {
+            continue;
+        }
+        let trial = planted::trial(bug, seed, Duration::from_secs(seconds), folder).await?;
+        eprintln!(
+            "torture: {:<22} {} in {:.0} s: {}",
+            trial.bug,
+            if trial.caught { "caught" } else { "MISSED" },
+            trial.seconds,
+            trial.by
+        );
+        summary.planted.push(trial);
+    }
+    summary.write(result)?;
+    let missed: Vec<&str> = summary.planted.iter().filter(|t| !t.caught).map(|t| t.bug).collect();
+    if !missed.is_empty() {
+        bail!("missed: {}", missed.join(", "));
+    }
+    Ok(())
+}
+
+/// Six digits are enough to tell runs apart, and are typed without mistakes.
+fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish() % 1_000_000
+}

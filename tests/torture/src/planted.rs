@@ -1,0 +1,67 @@
+//! The harness on trial: hosts with one bug each, all of which it has to find.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use helix_host::planted::Bug;
+use serde::Serialize;
+
+use crate::fault::Fault;
+use crate::message::{Stream, mix};
+use crate::run::{Plan, run};
+
+#[derive(Debug, Serialize)]
+pub struct Trial {
+    pub bug: &'static str,
+    pub caught: bool,
+    pub seconds: f64,
+    /// What gave it away.
+    pub by: String,
+}
+
+/// What shows a bug soonest. Everything else stays as in any run.
+fn lure(bug: Bug) -> (Vec<Stream>, Vec<Fault>) {
+    use Stream::{EmbeddedEvents, EmbeddedTasks, KafkaEvents, RabbitTasks};
+    let embedded = vec![EmbeddedTasks, EmbeddedEvents];
+    match bug {
+        Bug::AckBeforeHandle | Bug::DeadLetterAfterAck | Bug::RetryRowAfterAck => (embedded, vec![Fault::KillHost]),
+        Bug::CommitMaximum => (vec![KafkaEvents], vec![Fault::KillHost]),
+        Bug::NoFence => (vec![KafkaEvents, RabbitTasks], vec![Fault::JoinLeave]),
+        Bug::OutputBeforeDone | Bug::PermitLeakedOnTrap => (embedded, vec![Fault::ReloadConfig]),
+        Bug::NonAtomicSwap => (embedded, vec![Fault::SwapPlugin]),
+        Bug::WallClockDeadline => (embedded, vec![Fault::JumpClock]),
+        // No kill shows this one: power has to fail.
+        Bug::FsyncSkipped => (Vec::new(), Vec::new()),
+    }
+}
+
+/// # Errors
+/// When a run is void.
+pub async fn trial(bug: Bug, seed: u64, time: Duration, folder: &std::path::Path) -> Result<Trial> {
+    let began = Instant::now();
+    let (streams, rows) = lure(bug);
+    let found = if streams.is_empty() {
+        power_loss(seed)
+    } else {
+        let plan = Plan {
+            seed: mix(seed ^ bug as u64),
+            time,
+            streams,
+            rows,
+            env: vec![("HELIX_PLANTED".to_owned(), bug.name().to_owned())],
+            history: folder.join(format!("history-{}.jsonl", bug.name())),
+        };
+        run(&plan).await?.report.faults_found()
+    };
+    Ok(Trial {
+        bug: bug.name(),
+        caught: !found.is_empty(),
+        seconds: began.elapsed().as_secs_f64(),
+        by: found.join("; "),
+    })
+}
+
+/// In this process, which has the bug as well.
+fn power_loss(_seed: u64) -> Vec<String> {
+    Vec::new()
+}
