@@ -177,13 +177,13 @@ impl Ledger {
         outcome
     }
 
-    /// False: the delivery is no longer ours, or was begun before.
+    /// False: the delivery is no longer ours. A retry that waited in memory begins once more.
     pub fn begin(&mut self, token: Token) -> bool {
         let Some(lane) = self.lane(token).filter(|lane| lane.open) else {
             return false;
         };
         match lane.entry(token.position) {
-            Some(entry) if entry.state == State::Received => {
+            Some(entry) if matches!(entry.state, State::Received | State::Running) => {
                 entry.state = State::Running;
                 true
             }

@@ -66,6 +66,19 @@ fn a_frozen_partition_begins_nothing_but_lets_the_running_finish() {
 }
 
 #[test]
+fn a_retry_begins_again_without_being_delivered_again() {
+    let mut ledger = Ledger::default();
+    ledger.assign(0);
+    let token = deliver(&mut ledger, 0, 0);
+    assert!(ledger.begin(token));
+    assert!(ledger.begin(token), "the second attempt");
+    assert_eq!(ledger.running(&[0]), 1);
+    ledger.ack(token);
+    assert!(!ledger.begin(token), "settled");
+    assert_eq!(ledger.commits(), vec![(0, 1)]);
+}
+
+#[test]
 fn a_released_offset_is_read_again_and_its_neighbours_are_not_run_twice() {
     let mut ledger = Ledger::default();
     ledger.assign(0);
@@ -165,6 +178,7 @@ struct Model {
     committed: u64,
     received: BTreeSet<u64>,
     acked: BTreeSet<u64>,
+    /// In the host's hands; true when it runs.
     held: BTreeMap<u64, bool>,
 }
 
@@ -251,11 +265,13 @@ impl World {
                     return;
                 };
                 let model = self.models.get_mut(&token.lane).unwrap();
-                let expect = alive && model.open && !model.held[&token.position];
+                let expect = alive && model.open;
                 assert_eq!(self.ledger.begin(token), expect);
                 if expect {
                     model.held.insert(token.position, true);
                 }
+                let running = model.held.values().filter(|running| **running).count();
+                assert_eq!(self.ledger.running(&[token.lane]), running);
             }
             Step::Ack(pick) => {
                 let Some((token, alive)) = self.holder(pick) else {
