@@ -14,7 +14,7 @@ use proptest::sample::Index;
 
 use super::*;
 
-const KEYS: u8 = 3;
+const KEYS: u8 = 2;
 
 #[derive(Debug, Clone)]
 enum Step {
