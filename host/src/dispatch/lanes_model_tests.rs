@@ -79,7 +79,7 @@ struct Model {
 }
 
 impl Model {
-    fn to_store(&mut self, key: u8, items: impl IntoIterator<Item = u32>) {
+    fn send_off(&mut self, key: u8, items: impl IntoIterator<Item = u32>) {
         self.parked.insert(key);
         for item in items {
             self.transit.push_back((key, item));
@@ -153,7 +153,7 @@ impl Pair {
         match key {
             Some(key) if self.model.parked.contains(&key) => {
                 assert_eq!(pushed, Err(item));
-                self.model.to_store(key, [item]);
+                self.model.send_off(key, [item]);
             }
             Some(key) => {
                 assert_eq!(pushed, Ok(()));
@@ -177,7 +177,7 @@ impl Pair {
         for (key, due, items) in self.lanes.relieve() {
             let (at, queue) = expect.remove(&key[0]).unwrap();
             assert_eq!((due, &items), (self.at(at), &Vec::from(queue)));
-            self.model.to_store(key[0], items);
+            self.model.send_off(key[0], items);
         }
         assert!(expect.is_empty(), "not relieved: {expect:?}");
     }
@@ -231,7 +231,7 @@ impl Pair {
                     let followers = self.lanes.park_running(&name(key));
                     let queue = std::mem::take(&mut self.model.lanes[usize::from(key)].items);
                     assert_eq!(followers, Vec::from(queue));
-                    self.model.to_store(key, std::iter::once(item).chain(followers));
+                    self.model.send_off(key, std::iter::once(item).chain(followers));
                 }
             }
             Step::Wake(ms) => self.wake(ms),
