@@ -23,6 +23,8 @@ pub struct Lanes<T> {
     ready: VecDeque<LaneKey>,
     waiting: BTreeSet<(Instant, LaneKey)>,
     parked: HashMap<LaneKey, Parked>,
+    /// Arrivals of all parked lanes. Never starts again, so that an answer from an earlier stay in the store is known as such.
+    arrivals: u64,
     queued: usize,
 }
 
@@ -44,7 +46,7 @@ enum State {
 struct Parked {
     /// Handed to the parker and not yet on disk.
     pending: usize,
-    /// Counts arrivals, so that "the store is empty" can be recognised as out of date.
+    /// The last arrival, so that "the store is empty" can be recognised as out of date.
     generation: u64,
 }
 
@@ -56,6 +58,7 @@ impl<T> Default for Lanes<T> {
             ready: VecDeque::new(),
             waiting: BTreeSet::new(),
             parked: HashMap::new(),
+            arrivals: 0,
             queued: 0,
         }
     }
@@ -71,7 +74,8 @@ impl<T> Lanes<T> {
         };
         if let Some(parked) = self.parked.get_mut(key) {
             parked.pending += 1;
-            parked.generation += 1;
+            self.arrivals += 1;
+            parked.generation = self.arrivals;
             return Err(item);
         }
         self.queued += 1;
@@ -190,7 +194,8 @@ impl<T> Lanes<T> {
     pub fn mark_parked(&mut self, key: &LaneKey, count: usize) {
         let parked = self.parked.entry(Arc::clone(key)).or_default();
         parked.pending += count;
-        parked.generation += 1;
+        self.arrivals += 1;
+        parked.generation = self.arrivals;
     }
 
     /// One message of the lane arrived in the store.
@@ -244,6 +249,9 @@ impl<T> Lanes<T> {
     }
 }
 
+#[cfg(test)]
+#[path = "lanes_model_tests.rs"]
+mod model_tests;
 #[cfg(test)]
 #[path = "lanes_tests.rs"]
 mod tests;

@@ -70,6 +70,23 @@ fn what_arrives_behind_a_relieved_lane_follows_it_into_the_store() {
     assert_eq!(lanes.push(5, Some(&key(0))), Ok(()));
 }
 
+#[test]
+fn an_answer_from_an_earlier_stay_in_the_store_is_out_of_date() {
+    let mut lanes = Lanes::default();
+    let stay = |lanes: &mut Lanes<i32>| {
+        lanes.push(1, Some(&key(0))).unwrap();
+        lanes.take(1);
+        lanes.park_running(&key(0));
+        lanes.stored(&key(0));
+        lanes.parked_generation(&key(0)).unwrap()
+    };
+    let first = stay(&mut lanes);
+    assert!(lanes.unpark(&key(0), first));
+    let second = stay(&mut lanes);
+    assert!(!lanes.unpark(&key(0), first), "the store has the second message");
+    assert!(lanes.unpark(&key(0), second));
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Push(u8),

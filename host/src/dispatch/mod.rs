@@ -19,6 +19,8 @@ mod run;
 mod runner;
 mod schedule;
 mod settle;
+#[cfg(test)]
+mod simulation;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -217,6 +217,41 @@ mod tests {
         ]
     }
 
+    fn outcome() -> impl Strategy<Value = Outcome> {
+        let failure = Failure::coded("c", "why");
+        let (f, g) = (failure.clone(), failure.clone());
+        prop_oneof![
+            Just(Outcome::Done),
+            Just(Outcome::Reject {
+                failure: failure.clone()
+            }),
+            Just(Outcome::Refused {
+                failure: failure.clone()
+            }),
+            Just(Outcome::Trap { failure }),
+            duration().prop_map(move |limit| Outcome::Timeout {
+                limit,
+                failure: f.clone()
+            }),
+            prop::option::of(duration()).prop_map(move |after| Outcome::Retry {
+                failure: g.clone(),
+                after
+            }),
+        ]
+    }
+
+    fn policy() -> impl Strategy<Value = RetryPolicy> {
+        (0..6u32, duration(), number(), duration(), number()).prop_map(
+            |(max_retries, delay, multiplier, max_delay, jitter)| RetryPolicy {
+                max_retries,
+                delay,
+                multiplier,
+                max_delay,
+                jitter,
+            },
+        )
+    }
+
     proptest! {
         #[test]
         fn bounded_and_never_panics(
@@ -228,6 +263,54 @@ mod tests {
             let jitter = if jitter.is_nan() { 0.0 } else { jitter.clamp(0.0, 1.0) };
             // Relative rounding of f64.
             prop_assert!(got.as_secs_f64() <= max_delay.as_secs_f64() * (1.0 + jitter) * (1.0 + 1e-9) + 1e-9);
+        }
+
+        /// Only a failure that may pass is run again, and only as often as the policy allows; the reason is kept.
+        #[test]
+        fn a_verdict_follows_from_the_kind_of_outcome_and_the_count(
+            outcome in outcome(), attempt in 1..9u32, policy in policy(), random in number(),
+        ) {
+            let verdict = decide(&outcome, attempt, &policy, random);
+            let again = attempt <= policy.max_retries;
+            match (&outcome, &verdict) {
+                (Outcome::Done, Verdict::Acknowledge)
+                | (Outcome::Reject { .. }, Verdict::DeadLetter { class: FailureClass::Rejected, .. })
+                | (Outcome::Refused { .. }, Verdict::DeadLetter { class: FailureClass::Refused, .. }) => {}
+                (Outcome::Retry { after: Some(after), .. }, Verdict::RetryAfter { delay, .. }) => {
+                    prop_assert!(again);
+                    prop_assert_eq!(*delay, (*after).min(LONGEST_AFTER), "what the handler asked for, without jitter");
+                }
+                (Outcome::Retry { .. } | Outcome::Trap { .. } | Outcome::Timeout { .. }, Verdict::RetryAfter { delay, .. }) => {
+                    prop_assert!(again);
+                    prop_assert_eq!(*delay, super::delay(attempt, &policy, random));
+                }
+                (Outcome::Retry { .. } | Outcome::Trap { .. } | Outcome::Timeout { .. }, Verdict::DeadLetter { class, .. }) => {
+                    prop_assert!(!again);
+                    prop_assert_eq!(*class, FailureClass::Exhausted);
+                }
+                _ => prop_assert!(false, "{outcome:?} became {verdict:?}"),
+            }
+            if let Verdict::RetryAfter { failure, .. } | Verdict::DeadLetter { failure, .. } = &verdict {
+                prop_assert_eq!(Some(failure), outcome.failure());
+            }
+        }
+
+        #[test]
+        fn jitter_stays_within_its_share(
+            attempt in 1..50u32, delay_ms in 1..100_000u64, multiplier in 1.0..4.0f64, max_ms in 1..100_000u64,
+            jitter in 0.0..=1.0f64, random in 0.0..=1.0f64,
+        ) {
+            let steady = RetryPolicy {
+                max_retries: 0,
+                delay: Duration::from_millis(delay_ms),
+                multiplier,
+                max_delay: Duration::from_millis(max_ms),
+                jitter: 0.0,
+            };
+            let middle = super::delay(attempt, &steady, random).as_secs_f64();
+            let got = super::delay(attempt, &RetryPolicy { jitter, ..steady }, random).as_secs_f64();
+            // Durations are whole nanoseconds.
+            prop_assert!((got - middle).abs() <= middle * jitter + 2e-9, "{got} is not within {jitter} of {middle}");
         }
 
         #[test]

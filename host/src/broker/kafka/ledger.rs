@@ -178,7 +178,7 @@ impl Ledger {
         outcome
     }
 
-    /// False: the delivery is no longer ours, or was begun before.
+    /// False: the delivery is no longer ours, or runs already.
     pub fn begin(&mut self, token: Token) -> bool {
         let Some(lane) = self.lane(token).filter(|lane| lane.open) else {
             return false;

@@ -27,6 +27,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rdkafka::error::KafkaError;
 
+#[cfg(test)]
+pub(crate) use self::ledger::{Ledger, Receive};
 use self::log_fold::Link;
 use self::publisher::KafkaPublisher;
 use self::scan::{KafkaScan, SharedScan};

@@ -29,6 +29,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+#[cfg(test)]
+pub(crate) use self::acks::{Coalescer, Frame};
 use self::connect::Link;
 use self::dial::Target;
 use self::health::Board;

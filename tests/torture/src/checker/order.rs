@@ -9,8 +9,27 @@ use crate::message::{Fate, Id, Stream};
 #[derive(Default)]
 struct Key {
     open: BTreeSet<u64>,
-    /// Ran and failed; it waits for its retry, and what follows it waits with it.
-    failed: BTreeSet<u64>,
+    /// Failed, or came while such a one was open: it may have been moved to the store of the host, and what follows goes
+    /// there as well until nothing of the key is left in it.
+    stored: BTreeSet<u64>,
+}
+
+impl Key {
+    fn sent(&mut self, sequence: u64) {
+        self.open.insert(sequence);
+        if !self.stored.is_empty() {
+            self.stored.insert(sequence);
+        }
+    }
+
+    fn ended(&mut self, sequence: u64) {
+        self.open.remove(&sequence);
+        self.stored.remove(&sequence);
+    }
+
+    fn failed(&mut self) {
+        self.stored.extend(&self.open);
+    }
 }
 
 pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)]) -> Vec<String> {
@@ -32,7 +51,7 @@ pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)]) -> Vec<String>
             What::Sent { id, .. } => {
                 // What nobody confirmed may be missing, or may stand at another place of the log.
                 if let Some(id) = Id::parse(id).filter(|id| id.stream.is_keyed() && confirmed.contains(id)) {
-                    keys.entry((id.stream, id.key)).or_default().open.insert(id.sequence);
+                    keys.entry((id.stream, id.key)).or_default().sent(id.sequence);
                 }
             }
             What::Confirmed {
@@ -59,10 +78,9 @@ pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)]) -> Vec<String>
                 let fate = Fate::of(seed, &id);
                 let ended = *said == Said::Done || (fate.is_dead() && *attempt >= fate.last_attempt());
                 if ended && !failed.contains(&index) {
-                    key.open.remove(&id.sequence);
-                    key.failed.remove(&id.sequence);
+                    key.ended(id.sequence);
                 } else {
-                    key.failed.insert(id.sequence);
+                    key.failed();
                 }
             }
             What::Overlap { id, other } => {
@@ -80,9 +98,7 @@ pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)]) -> Vec<String>
                 let claimed = log.range((*stream, *partition, from)..(*stream, *partition, (*offset).max(from)));
                 for (_, id) in claimed {
                     let key = keys.entry((id.stream, id.key)).or_default();
-                    // A failed message and its followers may have been moved to the store of the host, which is as good.
-                    let waits = key.failed.first().is_some_and(|first| *first <= id.sequence);
-                    if key.open.contains(&id.sequence) && !waits {
+                    if key.open.contains(&id.sequence) && !key.stored.contains(&id.sequence) {
                         out.push(format!(
                             "{stream:?} {partition} was committed up to {offset} at {} ms, and {id} had not run",
                             event.t

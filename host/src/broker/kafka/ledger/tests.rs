@@ -152,6 +152,7 @@ fn a_log_that_starts_anew_is_delivered_under_a_new_epoch() {
 enum Step {
     Poll { partition: u32, count: usize },
     Begin(usize),
+    Rest(usize),
     Ack(usize),
     Release(usize),
     Rewind { refused: bool },
@@ -164,6 +165,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (0..2u32, 1..6usize).prop_map(|(partition, count)| Step::Poll { partition, count }),
         4 => any::<prop::sample::Index>().prop_map(|i| Step::Begin(i.index(1 << 16))),
+        2 => any::<prop::sample::Index>().prop_map(|i| Step::Rest(i.index(1 << 16))),
         6 => any::<prop::sample::Index>().prop_map(|i| Step::Ack(i.index(1 << 16))),
         2 => any::<prop::sample::Index>().prop_map(|i| Step::Release(i.index(1 << 16))),
         2 => any::<bool>().prop_map(|refused| Step::Rewind { refused }),
@@ -182,6 +184,7 @@ struct Model {
     committed: u64,
     received: BTreeSet<u64>,
     acked: BTreeSet<u64>,
+    /// In the host's hands; true when it runs.
     held: BTreeMap<u64, bool>,
 }
 
@@ -272,6 +275,18 @@ impl World {
                 assert_eq!(self.ledger.begin(token), expect);
                 if expect {
                     model.held.insert(token.position, true);
+                }
+                let running = model.held.values().filter(|running| **running).count();
+                assert_eq!(self.ledger.running(&[token.lane]), running);
+            }
+            Step::Rest(pick) => {
+                let Some((token, alive)) = self.holder(pick) else {
+                    return;
+                };
+                self.ledger.rest(token);
+                if alive {
+                    let model = self.models.get_mut(&token.lane).unwrap();
+                    model.held.insert(token.position, false);
                 }
             }
             Step::Ack(pick) => {
