@@ -71,6 +71,7 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
             "decode",
             "guest",
             "model",
+            "planted",
             "retry",
             "route",
             "store",
@@ -98,13 +99,13 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
     ("decode", &["model"], "bytes to envelope, nothing else"),
     (
         "guest",
-        &["config", "error", "model"],
+        &["config", "error", "model", "planted"],
         "handlers know no broker and no store",
     ),
     ("store", &["model"], "state knows words of the trade only"),
     (
         "broker",
-        &["config", "encode", "error", "model"],
+        &["config", "encode", "error", "model", "planted"],
         "adapters know no route and no handler",
     ),
     (
