@@ -1,19 +1,33 @@
 //! Power cuts and disk faults under the embedded broker and the store.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "tests"
+)]
+
+#[path = "power/faults.rs"]
+mod faults;
+#[path = "power/store.rs"]
+mod store;
 
 use helix_torture::power;
 
 #[test]
 fn everything_confirmed_survives_power_cuts() {
-    let seeds = match std::env::var("HELIX_POWER_SEED") {
-        Ok(seed) => {
-            let seed = seed.parse().expect("HELIX_POWER_SEED is a number");
-            seed..seed + 1
-        }
-        Err(_) => 0..400,
-    };
-    match power::run(seeds) {
+    match power::run(seeds(300)) {
         Ok(summary) => eprintln!("{summary:?}"),
         Err(failure) => panic!("{failure}"),
+    }
+}
+
+/// `HELIX_POWER_SEED=<n>` runs one seed, `HELIX_POWER_SEEDS=<n>` that many.
+fn seeds(count: u64) -> std::ops::Range<u64> {
+    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
+    match number("HELIX_POWER_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("HELIX_POWER_SEEDS").unwrap_or(count),
     }
 }

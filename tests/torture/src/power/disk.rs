@@ -31,6 +31,7 @@ struct State {
     faults: Faults,
     counts: Counts,
     off: bool,
+    sync_failed: bool,
 }
 
 #[derive(Default)]
@@ -112,6 +113,30 @@ impl Disk {
         }
     }
 
+    /// The disk as the next process finds it after a kill: nothing that was written is lost, nothing more is synced.
+    #[must_use]
+    pub fn killed(&self) -> Self {
+        let mut state = self.state();
+        state.off = true;
+        let inodes = state.inodes.iter_mut().map(|inode| Inode {
+            now: inode.now.clone(),
+            kept: inode.kept.clone(),
+            pending: std::mem::take(&mut inode.pending),
+            ..Inode::default()
+        });
+        let inodes = inodes.collect();
+        let state = State {
+            inodes,
+            names: state.names.clone(),
+            kept_names: state.kept_names.clone(),
+            ..State::default()
+        };
+        Self {
+            root: self.root.clone(),
+            state: Mutex::new(state),
+        }
+    }
+
     /// The power goes in the middle of the `steps`-th change from now.
     pub fn cut_in(&self, steps: u64) {
         let mut state = self.state();
@@ -131,6 +156,10 @@ impl Disk {
     pub fn fail_sync(&self, nth: u64) {
         let mut state = self.state();
         state.faults.failing_sync = Some(state.counts.syncs + nth.max(1));
+    }
+
+    pub fn has_failed_sync(&self) -> bool {
+        self.state().sync_failed
     }
 
     /// No file can grow.
@@ -226,12 +255,13 @@ impl Disk {
         state.step(sqlite::SQLITE_IOERR_FSYNC)?;
         state.counts.syncs += 1;
         let fails = state.faults.failing_sync == Some(state.counts.syncs);
-        let file = state.inode(inode)?;
-        let pending = std::mem::take(&mut file.pending);
+        let pending = std::mem::take(&mut state.inode(inode)?.pending);
         if fails {
+            state.sync_failed = true;
             return Err(sqlite::SQLITE_IOERR_FSYNC);
         }
-        pending.iter().for_each(|change| change.apply(&mut file.kept));
+        let kept = &mut state.inode(inode)?.kept;
+        pending.iter().for_each(|change| change.apply(kept));
         if folder {
             state.sync_names();
         }

@@ -139,7 +139,8 @@ async fn life(seed: u64, summary: &mut Summary) -> Result<(), String> {
         // Whatever was delayed is due.
         clock.advance(7_200_000);
     }
-    last(folder, &clock, &model, &mut rng).await?;
+    let end = last(folder, &clock, &model, &mut rng).await;
+    end.map_err(|text| format!("at the end: {text}"))?;
     let known = model.known();
     summary.confirmed += known.confirmed;
     summary.acked += known.acked;

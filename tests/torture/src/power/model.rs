@@ -159,7 +159,7 @@ impl Known {
         let (id, message) = (id(raw), self.messages.get(id(raw)));
         match message {
             Some(m) if m.flushed => Err(format!("`{id}` comes again although its acknowledgement was on disk")),
-            Some(m) if m.begun && !raw.redelivered => Err(format!("`{id}` may have run and is not flagged")),
+            Some(m) if m.begun && !raw.redelivered => Err(format!("`{id}` may have run and is not flagged: {:?} {m:?}", raw.origin)),
             _ => Ok(()),
         }
     }
