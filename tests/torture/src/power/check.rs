@@ -18,7 +18,11 @@ const WINDOW: usize = 100_000;
 /// Partition and offset by id.
 type Places = BTreeMap<String, (u32, u64)>;
 
-pub async fn subscribe(broker: &Embedded, kind: MessageKind, window: usize) -> Result<Box<dyn Source>, String> {
+pub async fn subscribe(
+    broker: &Embedded,
+    kind: MessageKind,
+    window: usize,
+) -> Result<Box<dyn Source>, String> {
     let destination = match kind {
         MessageKind::Task => "q",
         MessageKind::Event => "t",
@@ -47,7 +51,11 @@ pub async fn check(broker: &Embedded, file: &Path, model: &Model) -> Result<(), 
         .iter()
         .map(|d| (id(&d.raw).to_owned(), (0, d.raw.origin.offset.unwrap_or(0))));
     found.extend(places);
-    let deliverable = events.iter().chain(&tasks).map(|d| id(&d.raw).to_owned()).collect();
+    let deliverable = events
+        .iter()
+        .chain(&tasks)
+        .map(|d| id(&d.raw).to_owned())
+        .collect();
     known.check_complete(&found.keys().cloned().collect())?;
     known.settle(&found, &deliverable);
     Ok(())
@@ -64,14 +72,20 @@ async fn log(broker: &Embedded, model: &Model) -> Result<(Places, BTreeMap<u32, 
             let read = scan.read("t", bounds.partition, next, 1_000).await;
             let read = read.map_err(|e| e.to_string())?;
             if read.is_empty() {
-                return Err(format!("partition {} ends at {next}, not at {}", bounds.partition, bounds.end));
+                return Err(format!(
+                    "partition {} ends at {next}, not at {}",
+                    bounds.partition, bounds.end
+                ));
             }
             for raw in read {
                 model.known().check(&raw)?;
                 if raw.origin.offset != Some(next) {
                     return Err(format!("offset {next} is missing: {:?} follows", raw.origin));
                 }
-                if found.insert(id(&raw).to_owned(), (bounds.partition, next)).is_some() {
+                if found
+                    .insert(id(&raw).to_owned(), (bounds.partition, next))
+                    .is_some()
+                {
                     return Err(format!("`{}` is in the log twice", id(&raw)));
                 }
                 next += 1;
@@ -82,11 +96,18 @@ async fn log(broker: &Embedded, model: &Model) -> Result<(Places, BTreeMap<u32, 
 }
 
 /// Claims all that can be claimed. Dropping the deliveries gives them back.
-async fn everything(broker: &Embedded, kind: MessageKind) -> Result<(Vec<Delivery>, Box<dyn Source>), String> {
+async fn everything(
+    broker: &Embedded,
+    kind: MessageKind,
+) -> Result<(Vec<Delivery>, Box<dyn Source>), String> {
     let name = if kind == MessageKind::Task { "q" } else { "t" };
     let mut source = subscribe(broker, kind, WINDOW).await?;
     let mut out: Vec<Delivery> = Vec::new();
-    let depth = broker.topology().depth(kind, name).await.map_err(|e| e.to_string())?;
+    let depth = broker
+        .topology()
+        .depth(kind, name)
+        .await
+        .map_err(|e| e.to_string())?;
     while u64::try_from(out.len()).unwrap_or(0) < depth {
         let got = tokio::time::timeout(PATIENCE, source.recv(WINDOW)).await;
         let got = got.map_err(|_| format!("`{name}` says {depth} and delivers {}", out.len()))?;
@@ -103,13 +124,20 @@ async fn everything(broker: &Embedded, kind: MessageKind) -> Result<(Vec<Deliver
 fn positions(events: &[Delivery], ends: &BTreeMap<u32, u64>, model: &Model) -> Result<(), String> {
     let known = model.known();
     for (partition, end) in ends {
-        let here = events.iter().filter(|d| d.raw.origin.partition == Some(*partition));
+        let here = events
+            .iter()
+            .filter(|d| d.raw.origin.partition == Some(*partition));
         let offsets: Vec<u64> = here.filter_map(|d| d.raw.origin.offset).collect();
         let from = offsets.first().copied().unwrap_or(*end);
         if !(from..*end).eq(offsets.iter().copied()) {
-            return Err(format!("partition {partition} delivers {offsets:?}, its end is {end}"));
+            return Err(format!(
+                "partition {partition} delivers {offsets:?}, its end is {end}"
+            ));
         }
-        let (acked, flushed) = (known.acked_to(*partition), known.flushed_to.get(partition).copied().unwrap_or(0));
+        let (acked, flushed) = (
+            known.acked_to(*partition),
+            known.flushed_to.get(partition).copied().unwrap_or(0),
+        );
         if from > acked || from < flushed {
             return Err(format!(
                 "partition {partition} goes on at {from}; acknowledged to {acked}, on disk to {flushed}"
@@ -136,7 +164,11 @@ fn order(tasks: &[Delivery], model: &Model) -> Result<(), String> {
             return Err(format!("task {offset:?} comes after {before:?}"));
         }
     }
-    if unique.len() == tasks.len() { Ok(()) } else { Err("a task is there twice".into()) }
+    if unique.len() == tasks.len() {
+        Ok(())
+    } else {
+        Err("a task is there twice".into())
+    }
 }
 
 /// What is kept beside the rows says the same as the rows.
@@ -146,7 +178,11 @@ pub fn counters(file: &Path) -> Result<(), String> {
     let snapshot = db.unchecked_transaction().map_err(wrong)?;
     let must_be_zero = |what: &str, sql: &str| {
         let rows: i64 = snapshot.query_row(sql, [], |r| r.get(0)).map_err(wrong)?;
-        if rows == 0 { Ok(()) } else { Err(format!("{rows} × {what}")) }
+        if rows == 0 {
+            Ok(())
+        } else {
+            Err(format!("{rows} × {what}"))
+        }
     };
     must_be_zero(
         "depth of a queue does not agree with its rows",
@@ -171,6 +207,8 @@ pub fn counters(file: &Path) -> Result<(), String> {
         );
         must_be_zero("ends of a partition do not agree with its records", &sql)?;
     }
-    let whole: String = snapshot.query_row("PRAGMA integrity_check", [], |r| r.get(0)).map_err(wrong)?;
+    let whole: String = snapshot
+        .query_row("PRAGMA integrity_check", [], |r| r.get(0))
+        .map_err(wrong)?;
     if whole == "ok" { Ok(()) } else { Err(whole) }
 }

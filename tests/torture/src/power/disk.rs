@@ -241,7 +241,11 @@ impl Disk {
         if state.faults.full && offset + bytes.len() > state.inode(inode)?.now.len() {
             return Err(sqlite::SQLITE_FULL);
         }
-        state.change(inode, Change::Write(offset, bytes.into()), sqlite::SQLITE_IOERR_WRITE)
+        state.change(
+            inode,
+            Change::Write(offset, bytes.into()),
+            sqlite::SQLITE_IOERR_WRITE,
+        )
     }
 
     pub(super) fn truncate(&self, inode: usize, size: usize) -> Result<(), Code> {
@@ -280,7 +284,10 @@ impl Disk {
         }
         let locks = &mut state.inode(inode)?.locks;
         let others = locks.iter().filter(|(other, _)| **other != file);
-        let highest = others.map(|(_, level)| *level).max().unwrap_or(sqlite::SQLITE_LOCK_NONE);
+        let highest = others
+            .map(|(_, level)| *level)
+            .max()
+            .unwrap_or(sqlite::SQLITE_LOCK_NONE);
         let blocked_from = match want {
             sqlite::SQLITE_LOCK_SHARED => sqlite::SQLITE_LOCK_PENDING,
             sqlite::SQLITE_LOCK_EXCLUSIVE => sqlite::SQLITE_LOCK_SHARED,
@@ -339,7 +346,13 @@ impl Disk {
         shm.map(file, region, size, extend)
     }
 
-    pub(super) fn lock_shm(&self, inode: usize, file: u64, slots: Range<usize>, ask: &Ask) -> Result<(), Code> {
+    pub(super) fn lock_shm(
+        &self,
+        inode: usize,
+        file: u64,
+        slots: Range<usize>,
+        ask: &Ask,
+    ) -> Result<(), Code> {
         let mut state = self.state();
         let off = state.off;
         let shm = &mut state.inode(inode)?.shm;

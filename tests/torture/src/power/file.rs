@@ -46,7 +46,11 @@ impl Handle {
 }
 
 impl PowerFile {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "two pointers")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        reason = "two pointers"
+    )]
     pub const SIZE: c_int = size_of::<Self>() as c_int;
 
     /// # Safety
@@ -109,7 +113,12 @@ unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
     sqlite::SQLITE_OK
 }
 
-unsafe extern "C" fn read(file: *mut sqlite3_file, to: *mut c_void, count: c_int, at: sqlite3_int64) -> c_int {
+unsafe extern "C" fn read(
+    file: *mut sqlite3_file,
+    to: *mut c_void,
+    count: c_int,
+    at: sqlite3_int64,
+) -> c_int {
     // SAFETY: see above; `count` bytes at `to` are writable.
     let (handle, buffer) = unsafe { (handle(file), slice::from_raw_parts_mut(to.cast(), size(count))) };
     match handle.disk.read(handle.inode, size(at), buffer) {
@@ -217,7 +226,11 @@ unsafe extern "C" fn shm_lock(file: *mut sqlite3_file, first: c_int, count: c_in
     // SAFETY: see above.
     let handle = unsafe { handle(file) };
     let slots = size(first)..size(first) + size(count);
-    code(handle.disk.lock_shm(handle.inode, handle.id, slots, &Ask::of(flags)))
+    code(
+        handle
+            .disk
+            .lock_shm(handle.inode, handle.id, slots, &Ask::of(flags)),
+    )
 }
 
 unsafe extern "C" fn shm_barrier(_file: *mut sqlite3_file) {

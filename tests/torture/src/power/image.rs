@@ -56,7 +56,9 @@ fn sectors(offset: usize, bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> 
     let (mut at, mut rest) = (offset, bytes);
     std::iter::from_fn(move || {
         let here = (SECTOR - at % SECTOR).min(rest.len());
-        let (piece, after) = rest.split_at_checked(here).filter(|(piece, _)| !piece.is_empty())?;
+        let (piece, after) = rest
+            .split_at_checked(here)
+            .filter(|(piece, _)| !piece.is_empty())?;
         let found = (at, piece);
         at += here;
         rest = after;
@@ -73,23 +75,43 @@ mod tests {
     #[test]
     fn a_write_is_cut_at_the_borders_of_sectors() {
         let bytes = vec![1; 1_000];
-        let pieces: Vec<_> = sectors(500, &bytes).map(|(at, piece)| (at, piece.len())).collect();
+        let pieces: Vec<_> = sectors(500, &bytes)
+            .map(|(at, piece)| (at, piece.len()))
+            .collect();
         assert_eq!(pieces, [(500, 12), (512, 512), (1_024, 476)]);
     }
 
     #[test]
     fn what_was_not_written_stays_and_every_outcome_happens() {
         let kept = vec![7; 2_048];
-        let pending = [Change::Write(100, vec![9; 1_500].into()), Change::Write(3_000, vec![8; 10].into())];
+        let pending = [
+            Change::Write(100, vec![9; 1_500].into()),
+            Change::Write(3_000, vec![8; 10].into()),
+        ];
         let mut seen = std::collections::BTreeSet::new();
         let mut rng = fastrand::Rng::with_seed(1);
         for _ in 0..500 {
             let image = survivors(&kept, &pending, 0.5, &mut rng);
-            assert!(image[..100].iter().chain(&image[1_600..2_048]).all(|byte| *byte == 7));
+            assert!(
+                image[..100]
+                    .iter()
+                    .chain(&image[1_600..2_048])
+                    .all(|byte| *byte == 7)
+            );
             let sector = |range: std::ops::Range<usize>| image[range].iter().all(|byte| *byte == 9);
             let later = image.len() == 3_010;
-            seen.insert((sector(100..512), sector(512..1_024), sector(1_024..1_536), sector(1_536..1_600), later));
+            seen.insert((
+                sector(100..512),
+                sector(512..1_024),
+                sector(1_024..1_536),
+                sector(1_536..1_600),
+                later,
+            ));
         }
-        assert_eq!(seen.len(), 32, "each of four sectors and the later write, in any combination");
+        assert_eq!(
+            seen.len(),
+            32,
+            "each of four sectors and the later write, in any combination"
+        );
     }
 }

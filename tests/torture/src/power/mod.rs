@@ -99,7 +99,7 @@ pub fn open(folder: &Path, clock: &Arc<Hands>) -> Result<Embedded, String> {
     Embedded::open("power", &options, valid::Formats::default(), clock).map_err(|e| e.to_string())
 }
 
-/// Runs every seed; stops at the first that fails.
+/// Runs every seed; stops at the first that fails. Blocks, and has a runtime of its own: not to be called inside another.
 pub fn run(seeds: Range<u64>) -> Result<Summary, Failure> {
     let failure = |seed, text: String| Failure { seed, text };
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -163,18 +163,26 @@ async fn generation(
     work::create(&broker).await?;
     check::check(&broker, &folder.join("broker.db"), model).await?;
     if !while_opening {
-        let most = [30, 200, 1_200][rng.usize(..3)];
+        let most = rng.choice([30, 120, 500]).unwrap_or(500);
         disk.cut_in(rng.u64(1..most));
     }
     work::work(&broker, model, rng, clock.now_ms()).await;
     if !disk.is_off() && broker.health() != Health::Up {
-        return Err(format!("the broker stopped with the power on: {:?}", broker.health()));
+        return Err(format!(
+            "the broker stopped with the power on: {:?}",
+            broker.health()
+        ));
     }
     Ok(())
 }
 
 /// The broker works on as if nothing had happened, and ends in good order.
-async fn last(folder: &Path, clock: &Arc<Hands>, model: &Arc<Model>, rng: &mut fastrand::Rng) -> Result<(), String> {
+async fn last(
+    folder: &Path,
+    clock: &Arc<Hands>,
+    model: &Arc<Model>,
+    rng: &mut fastrand::Rng,
+) -> Result<(), String> {
     let file = folder.join("broker.db");
     let broker = Arc::new(open(folder, clock)?);
     work::create(&broker).await?;

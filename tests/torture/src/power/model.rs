@@ -1,6 +1,7 @@
 //! What was asked of the broker and what it answered: all that a restart may be judged by.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use helix_host::broker::{Confirmed, PublishError};
@@ -24,7 +25,6 @@ pub struct Known {
     pub acked: u64,
 }
 
-#[derive(Debug)]
 pub struct Message {
     pub kind: MessageKind,
     pub priority: u8,
@@ -38,6 +38,27 @@ pub struct Message {
     pub acked: bool,
     /// The acknowledgement is on disk, says the broker.
     flushed: bool,
+}
+
+/// Without its bytes.
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            stored,
+            place,
+            begun,
+            acked,
+            flushed,
+            ..
+        } = self;
+        let marks = [("begun", *begun), ("acked", *acked), ("ack on disk", *flushed)];
+        let marks: Vec<_> = marks
+            .iter()
+            .filter(|(_, is)| *is)
+            .map(|(mark, _)| *mark)
+            .collect();
+        write!(f, "{:?} at {place:?}, stored: {stored:?}, {marks:?}", self.kind)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +100,9 @@ impl Model {
         let mut known = self.known();
         for (id, answer) in ids.iter().zip(answers) {
             known.confirmed += u64::from(answer.is_ok());
-            let Some(message) = known.messages.get_mut(id) else { continue };
+            let Some(message) = known.messages.get_mut(id) else {
+                continue;
+            };
             match answer {
                 Ok(at) => {
                     message.stored = Stored::Yes;
@@ -125,7 +148,11 @@ impl Known {
     /// The end of the acknowledged prefix of a partition.
     pub fn acked_to(&self, partition: u32) -> u64 {
         let events = self.messages.values().filter(|m| m.kind == MessageKind::Event);
-        let places = events.filter_map(|m| m.place.filter(|(p, _)| *p == partition).map(|(_, at)| (at, m.acked)));
+        let places = events.filter_map(|m| {
+            m.place
+                .filter(|(p, _)| *p == partition)
+                .map(|(_, at)| (at, m.acked))
+        });
         let places: BTreeMap<u64, bool> = places.collect();
         let mut end = 0;
         while places.get(&end) == Some(&true) {
@@ -146,9 +173,15 @@ impl Known {
         if message.body.as_deref() != raw.body.as_deref() || message.key.as_deref() != raw.key.as_deref() {
             return Err(format!("`{id}` is there with other bytes"));
         }
-        let place = raw.origin.offset.map(|offset| (raw.origin.partition.unwrap_or(0), offset));
+        let place = raw
+            .origin
+            .offset
+            .map(|offset| (raw.origin.partition.unwrap_or(0), offset));
         if message.place.is_some() && message.place != place {
-            return Err(format!("`{id}` was confirmed at {:?} and is at {place:?}", message.place));
+            return Err(format!(
+                "`{id}` was confirmed at {:?} and is at {place:?}",
+                message.place
+            ));
         }
         Ok(())
     }
@@ -158,8 +191,13 @@ impl Known {
         self.check(raw)?;
         let (id, message) = (id(raw), self.messages.get(id(raw)));
         match message {
-            Some(m) if m.flushed => Err(format!("`{id}` comes again although its acknowledgement was on disk")),
-            Some(m) if m.begun && !raw.redelivered => Err(format!("`{id}` may have run and is not flagged: {:?} {m:?}", raw.origin)),
+            Some(m) if m.flushed => Err(format!(
+                "`{id}` comes again although its acknowledgement was on disk"
+            )),
+            Some(m) if m.begun && !raw.redelivered => Err(format!(
+                "`{id}` may have run and is not flagged: {:?} {m:?}",
+                raw.origin
+            )),
             _ => Ok(()),
         }
     }
@@ -173,7 +211,11 @@ impl Known {
             }
         }
         for call in &self.calls {
-            let open = |id: &String| self.messages.get(id).is_some_and(|m| m.stored == Stored::Maybe && !m.acked);
+            let open = |id: &String| {
+                self.messages
+                    .get(id)
+                    .is_some_and(|m| m.stored == Stored::Maybe && !m.acked)
+            };
             if !call.iter().all(open) {
                 continue;
             }
@@ -198,7 +240,9 @@ impl Known {
             message.acked = !deliverable.contains(id);
         }
         self.calls.clear();
-        let ends: Vec<_> = (0..3).map(|partition| (partition, self.acked_to(partition))).collect();
+        let ends: Vec<_> = (0..3)
+            .map(|partition| (partition, self.acked_to(partition)))
+            .collect();
         self.flushed_to.extend(ends);
     }
 }

@@ -132,9 +132,9 @@ unsafe extern "C" fn delete(vfs: *mut sqlite::sqlite3_vfs, name: *const c_char, 
             return code(disk.delete(path, sync_folder != 0));
         }
         let under = under(vfs);
-        (*under)
-            .xDelete
-            .map_or(sqlite::SQLITE_IOERR_DELETE, |delete| delete(under, name, sync_folder))
+        (*under).xDelete.map_or(sqlite::SQLITE_IOERR_DELETE, |delete| {
+            delete(under, name, sync_folder)
+        })
     }
 }
 
@@ -156,8 +156,8 @@ unsafe extern "C" fn access(
             };
         }
         let under = under(vfs);
-        (*under)
-            .xAccess
-            .map_or(sqlite::SQLITE_IOERR_ACCESS, |access| access(under, name, flags, out))
+        (*under).xAccess.map_or(sqlite::SQLITE_IOERR_ACCESS, |access| {
+            access(under, name, flags, out)
+        })
     }
 }

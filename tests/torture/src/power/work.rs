@@ -49,8 +49,8 @@ pub async fn work(broker: &Arc<Embedded>, model: &Arc<Model>, rng: &mut fastrand
 
 async fn publish(broker: Arc<Embedded>, model: Arc<Model>, mut rng: fastrand::Rng, now: UnixMs) {
     let publisher = broker.publisher();
-    for _ in 0..rng.usize(3..16) {
-        let count = if rng.u8(..40) == 0 { 300 } else { rng.usize(1..12) };
+    for _ in 0..rng.usize(2..11) {
+        let count = if rng.u8(..80) == 0 { 300 } else { rng.usize(1..12) };
         let batch: Vec<_> = (0..count).map(|_| message(&mut rng, now, count < 100)).collect();
         let ids: Vec<_> = batch.iter().map(|m| m.id.clone()).collect();
         model.asked(&batch);
@@ -69,9 +69,17 @@ pub fn message(rng: &mut fastrand::Rng, now: UnixMs, large: bool) -> Outgoing {
     let id = format!("{:016x}", rng.u64(..));
     let event = rng.bool();
     // Now and then a body that needs pages of its own.
-    let size = if large && rng.u8(..10) == 0 { rng.usize(3_000..20_000) } else { rng.usize(..200) };
+    let size = if large && rng.u8(..10) == 0 {
+        rng.usize(3_000..20_000)
+    } else {
+        rng.usize(..200)
+    };
     Outgoing {
-        kind: if event { MessageKind::Event } else { MessageKind::Task },
+        kind: if event {
+            MessageKind::Event
+        } else {
+            MessageKind::Task
+        },
         destination: if event { "t" } else { "q" }.into(),
         message_type: "power.test".into(),
         payload: format!("{id}{}", "x".repeat(size)).into(),
@@ -101,7 +109,9 @@ async fn consume(
     mut rng: fastrand::Rng,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let Ok(mut source) = subscribe(&broker, kind, 64).await else { return };
+    let Ok(mut source) = subscribe(&broker, kind, 64).await else {
+        return;
+    };
     let mut held = Vec::new();
     loop {
         let got = tokio::select! {
@@ -130,7 +140,9 @@ async fn consume(
             if !flush(&model, source, kind).await {
                 return;
             }
-            let Ok(again) = subscribe(&broker, kind, 64).await else { return };
+            let Ok(again) = subscribe(&broker, kind, 64).await else {
+                return;
+            };
             source = again;
         }
     }
