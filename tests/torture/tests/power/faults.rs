@@ -301,7 +301,8 @@ async fn a_read_that_fails_gives_its_claims_back() {
         let mut source = source(&broker, kind).await;
         rig.disk.set_unreadable(true);
         for _ in 0..3 {
-            let failed = source.recv(10).await;
+            let failed = tokio::time::timeout(PATIENCE, source.recv(10));
+            let failed = failed.await.expect("claims of a failed read are gone");
             let text = match failed {
                 Err(Error::Storage(text)) => text,
                 other => panic!("{other:?}"),
