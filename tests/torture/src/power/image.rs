@@ -90,7 +90,7 @@ mod tests {
         ];
         let mut seen = std::collections::BTreeSet::new();
         let mut rng = fastrand::Rng::with_seed(1);
-        for _ in 0..500 {
+        for _ in 0..5_000 {
             let image = survivors(&kept, &pending, 0.5, &mut rng);
             assert!(
                 image[..100]
