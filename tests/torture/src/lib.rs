@@ -16,6 +16,7 @@ pub mod history;
 pub mod message;
 pub mod observe;
 pub mod planted;
+pub mod power;
 pub mod proxy;
 pub mod publish;
 pub mod report;

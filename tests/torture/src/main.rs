@@ -9,7 +9,7 @@ use clap::Parser;
 use helix_host::planted::Bug;
 use helix_torture::fault::Fault;
 use helix_torture::message::Stream;
-use helix_torture::planted;
+use helix_torture::{planted, power};
 use helix_torture::report::Summary;
 use helix_torture::run::{Plan, run};
 
@@ -30,6 +30,9 @@ struct Args {
     /// Hosts with one bug each, by name; without names all of them
     #[arg(long, value_delimiter = ',', num_args = 0..)]
     planted: Option<Vec<String>>,
+    /// Nothing but power cuts of the embedded broker, in this process
+    #[arg(long)]
+    power: bool,
     /// The result
     #[arg(long, default_value = "target/torture.json")]
     result: PathBuf,
@@ -41,6 +44,9 @@ struct Args {
 fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let args = Args::parse();
+    if args.power {
+        return power();
+    }
     let done = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -55,6 +61,20 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("torture: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// It has a runtime of its own, and replaces what SQLite does with files in this process.
+fn power() -> ExitCode {
+    match power::run(0..100) {
+        Ok(summary) => {
+            eprintln!("torture: {summary:?}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            eprintln!("{failure}");
             ExitCode::FAILURE
         }
     }

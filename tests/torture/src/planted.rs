@@ -41,7 +41,7 @@ pub async fn trial(bug: Bug, seed: u64, time: Duration, folder: &std::path::Path
     let began = Instant::now();
     let (streams, rows) = lure(bug);
     let found = if streams.is_empty() {
-        power_loss(seed)
+        power_loss().await?
     } else {
         let plan = Plan {
             seed: mix(seed ^ bug as u64),
@@ -61,7 +61,16 @@ pub async fn trial(bug: Bug, seed: u64, time: Duration, folder: &std::path::Path
     })
 }
 
-/// In this process, which has the bug as well.
-fn power_loss(_seed: u64) -> Vec<String> {
-    Vec::new()
+/// Power cuts of the embedded broker in a process of its own, which has the bug as well.
+async fn power_loss() -> Result<Vec<String>> {
+    let ended = tokio::process::Command::new(std::env::current_exe()?)
+        .arg("--power")
+        .env("HELIX_PLANTED", Bug::FsyncSkipped.name())
+        .output()
+        .await?;
+    if ended.status.success() {
+        return Ok(Vec::new());
+    }
+    let said = String::from_utf8_lossy(&ended.stderr);
+    Ok(vec![said.lines().next().unwrap_or("no reason given").to_owned()])
 }

@@ -32,6 +32,11 @@ impl Ledger {
         self.next
     }
 
+    /// Something above the prefix is finished; after a restart it is handed out again.
+    pub fn is_ahead(&self) -> bool {
+        !self.finished.is_empty()
+    }
+
     /// Hands out the next offset.
     pub fn start(&mut self) -> u64 {
         let offset = self.next;

@@ -194,8 +194,10 @@ impl Topic {
         self.ready.notify_waiters();
     }
 
+    /// True when something ran that a restart delivers again: never settled, or finished behind an offset that is not.
     pub fn has_unsettled_runs(&self) -> bool {
-        guard(&self.cursors).partitions.iter().any(|c| !c.ran.is_empty())
+        let unsettled = |c: &Cursor| !c.ran.is_empty() || c.ledger.is_ahead();
+        guard(&self.cursors).partitions.iter().any(unsettled)
     }
 
     /// Not yet finished by our group.

@@ -105,7 +105,7 @@ impl Writer {
             }
             core.inbox.answer_flushes();
             self.housekeeping(quiet)?;
-            self.checkpoint();
+            self.checkpoint()?;
         }
         let clean = core.inbox.is_empty() && !core.has_unsettled_runs();
         housekeeping::finish(&self.db, clean).map_err(|e| e.to_string())?;
@@ -288,10 +288,16 @@ impl Writer {
         Ok(())
     }
 
-    fn checkpoint(&self) {
-        // A checkpoint that cannot go on now goes on after a later commit.
-        if let Err(error) = housekeeping::checkpoint(&self.db) {
-            tracing::debug!(%error, "checkpoint of the embedded broker put off");
+    /// Err: the disk failed. A sync is never tried twice: what it should have written may be lost although it reads back.
+    fn checkpoint(&self) -> Result<(), String> {
+        match housekeeping::checkpoint(&self.db).map_err(|error| self.roll_back(&error)) {
+            Ok(()) => Ok(()),
+            Err(Fate::Broken(reason)) => Err(reason),
+            // Without room in the file it goes on after a later commit.
+            Err(Fate::RolledBack(error)) => {
+                tracing::debug!(%error, "checkpoint of the embedded broker put off");
+                Ok(())
+            }
         }
     }
 }

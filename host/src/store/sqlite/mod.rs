@@ -85,6 +85,12 @@ impl SqliteStore {
         let mut connection = SqliteConnection::connect_with(&bounded)
             .await
             .map_err(|e| cannot(e.to_string()))?;
+        // After a sync that failed, what it should have written reads back from memory, but no later sync writes it, and
+        // commits behind such a hole are lost with it. So everything is carried over, and the log begins anew.
+        sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
+            .execute(&mut connection)
+            .await
+            .map_err(|e| cannot(e.to_string()))?;
         schema::migrate(&mut connection).await.map_err(cannot)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)

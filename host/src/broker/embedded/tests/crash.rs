@@ -159,6 +159,24 @@ async fn events_after_the_committed_prefix_come_again_flagged() {
 }
 
 #[tokio::test]
+async fn an_event_finished_behind_a_gap_comes_again_flagged_after_a_clean_stop() {
+    let rig = Rig::new();
+    let broker = rig.with_topic(1).await;
+    publish(&broker, (0..2).map(|n| event(&n.to_string(), None)).collect()).await;
+    let mut source = events_of(&broker, 10).await;
+    let mut got = recv_exactly(&mut source, 2).await;
+    ack_all(vec![got.remove(1)]);
+    source.close(PATIENCE).await.unwrap();
+    broker.close().await;
+    drop((got, broker));
+    let broker = rig.open();
+    let mut source = events_of(&broker, 10).await;
+    let got = recv_exactly(&mut source, 2).await;
+    assert_eq!(names(&got), ["0", "1"]);
+    assert!(got[1].raw.redelivered, "its handler did run");
+}
+
+#[tokio::test]
 async fn every_confirmed_message_is_in_the_files_of_a_dead_process() {
     let rig = Rig::new();
     let broker = rig.with_queue(0).await;
