@@ -36,7 +36,11 @@ mod tests {
 
     #[test]
     fn names_of_a_component_do_not_reach_the_terminal() {
-        let error = Error::new(PLUGIN_INVALID, "field `of\u{7}ets\u{1b}[2J`\nsecond line é", "next");
+        let error = Error::new(
+            PLUGIN_INVALID,
+            "field `of\u{7}ets\u{1b}[2J`\nsecond line é",
+            "next",
+        );
         assert_eq!(
             error.to_string(),
             "HX0301 field `of\\u{7}ets\\u{1b}[2J`\nsecond line é. next"
