@@ -6,6 +6,7 @@ mod check;
 mod compose;
 mod demo;
 mod docs;
+mod fuzz;
 mod http;
 mod install;
 mod plugins;
@@ -38,6 +39,8 @@ enum Task {
     Test(suite::Args),
     /// Format, lints, unit tests, architecture: before every commit
     Check,
+    /// Fuzz targets under libFuzzer, each for a minute; keeps corpus and crashes in fuzz/
+    Fuzz(fuzz::Args),
     /// Real RabbitMQ and Kafka on loopback, without containers
     Brokers(brokers::Args),
     /// Faults on real hosts and brokers under load, and the proof that nothing was lost
@@ -49,14 +52,10 @@ enum Task {
 }
 
 fn main() -> std::process::ExitCode {
-    let done = match Cli::parse().command {
-        Task::Demo => demo::main().map(|()| 0),
-        Task::Test(args) => suite::main(&args).map(|()| 0),
-        Task::Check => check::main().map(|()| 0),
-        Task::Brokers(args) => brokers::main(args),
-        Task::Torture(args) => torture::main(&args).map(|()| 0),
-        Task::Plugins => plugins::all().map(|()| 0),
-        Task::Docs(args) => docs::main(&args).map(|()| 0),
+    let done = if fuzz::rustc::asked() {
+        fuzz::rustc::become_rustc()
+    } else {
+        command()
     };
     match done {
         Ok(code) => std::process::ExitCode::from(u8::try_from(code).unwrap_or(1)),
@@ -64,5 +63,19 @@ fn main() -> std::process::ExitCode {
             run::say(format!("{e:#}"));
             std::process::ExitCode::FAILURE
         }
+    }
+}
+
+fn command() -> anyhow::Result<i32> {
+    workspace::leave_package();
+    match Cli::parse().command {
+        Task::Demo => demo::main().map(|()| 0),
+        Task::Test(args) => suite::main(&args).map(|()| 0),
+        Task::Check => check::main().map(|()| 0),
+        Task::Fuzz(args) => fuzz::main(&args).map(|()| 0),
+        Task::Brokers(args) => brokers::main(args),
+        Task::Torture(args) => torture::main(&args).map(|()| 0),
+        Task::Plugins => plugins::all().map(|()| 0),
+        Task::Docs(args) => docs::main(&args).map(|()| 0),
     }
 }

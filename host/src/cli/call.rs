@@ -190,7 +190,7 @@ fn print(global: &Global, completion: &Completion) -> Result<(), Exit> {
 
 impl valid::Plugin {
     /// A plugin that no configuration names: defaults, nothing granted.
-    pub(crate) fn without_grants(name: &str, file: PathBuf) -> Self {
+    pub fn without_grants(name: &str, file: PathBuf) -> Self {
         Self {
             name: name.to_owned(),
             file,

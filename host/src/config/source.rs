@@ -219,11 +219,14 @@ pub(super) fn is_reference(value: &str) -> bool {
     value.starts_with("env:") || value.starts_with("file:")
 }
 
-/// A terminal must not obey what stands in a file.
+/// A terminal must not obey what stands in a file. A carriage return alone would write over the line before it.
 fn tame(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() && !matches!(c, '\n' | '\t' | '\r') {
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        if c == '\r' && rest.as_str().starts_with('\n') {
+            out.push(' ');
+        } else if c.is_control() && !matches!(c, '\n' | '\t') {
             out.extend(std::iter::repeat_n('?', c.len_utf8()));
         } else {
             out.push(c);
@@ -275,5 +278,8 @@ mod tests {
         let file = SourceFile::new("x", "a = \"\u{1b}[31m\"\nb = 1\n");
         assert!(!file.text.contains('\u{1b}'));
         assert_eq!(file.position(12).0, 2);
+        let file = SourceFile::new("x", "a = 1 # no\rb = 2\r\nc = 3\n");
+        assert_eq!(file.text, "a = 1 # no?b = 2 \nc = 3\n");
+        assert_eq!(file.position(18), (2, 1));
     }
 }

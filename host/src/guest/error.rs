@@ -1,5 +1,6 @@
 //! Why a plugin was not loaded: what, and what to do next.
 
+use super::log::escape;
 use crate::error::Code;
 
 /// Shown as `HX0302 <what>. <next>`; also kept as the reason of a stale plugin.
@@ -17,8 +18,32 @@ impl Error {
     pub(crate) fn new(code: Code, what: impl Into<String>, next: impl Into<String>) -> Self {
         Self {
             code,
-            what: what.into(),
+            what: tame(&what.into()),
             next: next.into(),
         }
+    }
+}
+
+/// Names inside a component may be any text; a terminal that shows why it was refused must not obey them.
+fn tame(text: &str) -> String {
+    text.split('\n').map(escape).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::PLUGIN_INVALID;
+
+    #[test]
+    fn names_of_a_component_do_not_reach_the_terminal() {
+        let error = Error::new(
+            PLUGIN_INVALID,
+            "field `of\u{7}ets\u{1b}[2J`\nsecond line é",
+            "next",
+        );
+        assert_eq!(
+            error.to_string(),
+            "HX0301 field `of\\u{7}ets\\u{1b}[2J`\nsecond line é. next"
+        );
     }
 }

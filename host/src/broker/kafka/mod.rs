@@ -8,7 +8,7 @@
 //! What must hold: a commit never passes an offset that is not finished; what an old assignment says changes nothing.
 
 mod connect;
-mod convert;
+pub mod convert;
 mod desk;
 mod ledger;
 mod log_fold;

@@ -13,7 +13,7 @@ mod arguments;
 mod confirms;
 mod connect;
 mod consume;
-mod convert;
+pub mod convert;
 mod diagnose;
 mod dial;
 mod health;
