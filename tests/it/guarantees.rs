@@ -84,7 +84,7 @@ fn promises(text: &str) -> Vec<Promise> {
 }
 
 /// Why the test is not there. `path.rs::name` or `contract::<place or *>::<property>`.
-fn missing(root: &Path, test: &str) -> Option<String> {
+pub fn missing(root: &Path, test: &str) -> Option<String> {
     let not = |why: &str| Some(format!("`{test}`: {why}"));
     if let Some(rest) = test.strip_prefix("contract::") {
         let Some((place, property)) = rest.split_once("::") else {
@@ -131,7 +131,7 @@ fn missing(root: &Path, test: &str) -> Option<String> {
     }
 }
 
-fn files(folder: &Path) -> Vec<PathBuf> {
+pub fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     entries
         .map(|entry| entry.expect("an entry").path())
@@ -139,10 +139,10 @@ fn files(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-fn read(path: &Path) -> String {
+pub fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }

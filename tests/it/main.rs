@@ -17,7 +17,7 @@ mod dev;
 mod docs;
 mod drain;
 mod guarantees;
-mod hostile_handlers;
+mod hostile;
 mod http;
 mod interop;
 mod kafka_client;

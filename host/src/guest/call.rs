@@ -7,15 +7,18 @@ use async_trait::async_trait;
 
 use super::engine::TickingEngine;
 use super::grants::Denial;
-use super::instance::{Ended, Entry, StartFault};
+use super::instance::{Ended, Entry, START_LIMIT, StartFault};
 use super::log::Stream;
 use super::packed::Said;
 use super::pool::Pool;
 use super::trap::{self, Fault};
-use super::{Completion, Exports, ImportStatus, Invocation, Version, grants};
+use super::{Completion, Exports, ImportStatus, Invocation, Version, grants, log};
 use crate::error::{PLUGIN_INVALID, PLUGIN_WRONG_WORLD};
 use crate::model::{Digest, Failure, MessageKind, Outcome, Outgoing};
 use crate::planted::{self, Bug};
+
+/// Codes are kept with every attempt, and dead letters are grouped by them.
+const CODE: usize = 255;
 
 /// Above this, packing copies more than it saves (measured: 16 KiB still gains, 64 KiB does not).
 const PACKED_PAYLOAD: usize = 16 << 10;
@@ -131,7 +134,7 @@ impl Loaded {
         let started = Instant::now();
         let mut instance = match self.pool.lend(invocation.fresh).await {
             Ok(instance) => instance,
-            Err(fault) => return start_failed(fault, invocation.timeout, started.elapsed()),
+            Err(fault) => return start_failed(fault, started.elapsed()),
         };
         let batch = std::slice::from_ref(invocation);
         let ended = instance
@@ -232,8 +235,8 @@ pub(super) fn describe(exports: Exports) -> String {
 }
 
 fn outcome(said: Said) -> Outcome {
-    let failure = |reason, code| Failure {
-        code,
+    let failure = |reason, code: Option<String>| Failure {
+        code: code.map(|code| log::brief(&code, CODE)),
         ..Failure::new(reason)
     };
     match said {
@@ -304,18 +307,23 @@ fn complete(
     }
 }
 
-fn start_failed(fault: StartFault, limit: Duration, duration: Duration) -> Completion {
+fn start_failed(fault: StartFault, duration: Duration) -> Completion {
     let (outcome, log) = match fault {
         StartFault::Guest(fault, log) => {
-            let fault = match fault {
-                Fault::Trap { code, text, place } => Fault::Trap {
-                    code,
-                    text: format!("while it started: {text}"),
-                    place,
+            let outcome = match fault {
+                Fault::Trap { code, text, place } => {
+                    let text = format!("while it started: {text}");
+                    trap::outcome(Fault::Trap { code, text, place }, &log, START_LIMIT)
+                }
+                Fault::Timeout => Outcome::Timeout {
+                    limit: START_LIMIT,
+                    failure: Failure::coded(
+                        "timeout",
+                        format!("an instance did not start within {START_LIMIT:?}"),
+                    ),
                 },
-                Fault::Timeout => Fault::Timeout,
             };
-            (trap::outcome(fault, &log, limit), lines(log))
+            (outcome, lines(log))
         }
         StartFault::Contract(text) => (
             Outcome::Refused {

@@ -1,7 +1,10 @@
 //! Why a plugin was not loaded: what, and what to do next.
 
-use super::log::escape;
+use super::log;
 use crate::error::Code;
+
+/// The compiler repeats names of the file, which may have any length: bytes of a line, and lines.
+const WHAT: (usize, usize) = (1000, 20);
 
 /// Shown as `HX0302 <what>. <next>`; also kept as the reason of a stale plugin.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,7 +29,9 @@ impl Error {
 
 /// Names inside a component may be any text; a terminal that shows why it was refused must not obey them.
 fn tame(text: &str) -> String {
-    text.split('\n').map(escape).collect::<Vec<_>>().join("\n")
+    let (bytes, lines) = WHAT;
+    let shown: Vec<_> = text.lines().take(lines).map(|line| log::brief(line, bytes)).collect();
+    shown.join("\n")
 }
 
 #[cfg(test)]

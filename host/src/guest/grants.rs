@@ -1,5 +1,6 @@
 //! What a plugin may do, and the sentence that tells how to grant what it may not.
 
+use super::log;
 use crate::config::valid::Plugin;
 use crate::model::MessageKind;
 
@@ -11,6 +12,9 @@ pub(super) struct Denial {
     pub(super) text: String,
 }
 
+/// Of the name that a guest asks for, so much is repeated. Brokers take 255 bytes at most.
+const NAME: usize = 255;
+
 /// None = the plugin may publish there.
 pub(super) fn publish(plugin: &Plugin, kind: MessageKind, destination: &str) -> Option<Denial> {
     if plugin.publish.iter().any(|pattern| pattern.matches(destination)) {
@@ -20,7 +24,8 @@ pub(super) fn publish(plugin: &Plugin, kind: MessageKind, destination: &str) -> 
         MessageKind::Task => "queue",
         MessageKind::Event => "topic",
     };
-    let grant = grant_line(plugin, "publish", destination);
+    let destination = log::brief(destination, NAME);
+    let grant = grant_line(plugin, "publish", &destination);
     Some(Denial {
         code: "denied.publish",
         text: format!(
@@ -34,6 +39,7 @@ pub(super) fn fetch(plugin: &Plugin, host: &str, port: u16) -> Option<Denial> {
     if super::allow::allows(&plugin.fetch, host, port) {
         return None;
     }
+    let host = log::brief(host, NAME);
     let grant = grant_line(plugin, "fetch", &format!("{host}:{port}"));
     Some(Denial {
         code: "denied.fetch",
@@ -57,9 +63,7 @@ pub(super) fn address(plugin: &Plugin, host: &str, why: &str) -> Denial {
 
 /// "to allow it, put `publish = ["x"]` under [plugins.p] (config/helix.toml:12)"
 fn grant_line(plugin: &Plugin, key: &str, value: &str) -> String {
-    let value = super::log::escape(value)
-        .replace('\\', "\\\\")
-        .replace('"', "\\\"");
+    let value = value.replace('\\', "\\\\").replace('"', "\\\"");
     format!("to allow it, put `{key} = [\"{value}\"]` {}", place(plugin))
 }
 

@@ -13,6 +13,8 @@ pub(super) struct Limits {
     table_elements: usize,
     /// All linear memories together, now.
     memory: usize,
+    /// What was granted last: taken back when the growing fails for another reason.
+    granted: usize,
     /// Set when growing was refused; read and cleared per call.
     pub(super) memory_refused: bool,
 }
@@ -23,6 +25,7 @@ impl Limits {
             memory_bytes: usize::try_from(plugin.memory_bytes).unwrap_or(usize::MAX),
             table_elements: usize::try_from(plugin.table_elements).unwrap_or(usize::MAX),
             memory: 0,
+            granted: 0,
             memory_refused: false,
         }
     }
@@ -40,13 +43,21 @@ impl ResourceLimiter for Limits {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let total = self.memory.saturating_add(desired.saturating_sub(current));
+        let growth = desired.saturating_sub(current);
+        let total = self.memory.saturating_add(growth);
         if total > self.memory_bytes {
             self.memory_refused = true;
             return Ok(false);
         }
         self.memory = total;
+        self.granted = growth;
         Ok(true)
+    }
+
+    /// A memory's own maximum is looked at after the limit.
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.memory = self.memory.saturating_sub(std::mem::take(&mut self.granted));
+        Ok(())
     }
 
     fn table_growing(

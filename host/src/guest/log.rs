@@ -166,7 +166,8 @@ impl Buffer {
     fn line(&mut self, stream: Stream) {
         let partial = self.partial(stream);
         let mut line = escape(&String::from_utf8_lossy(&partial.bytes));
-        if partial.cut {
+        // A byte that is shown as `\u{1b}` is six.
+        if cut(&mut line, LINE) || partial.cut {
             line.push('…');
         }
         partial.bytes.clear();
@@ -201,6 +202,22 @@ pub(super) fn escape(text: &str) -> String {
         }
     }
     out
+}
+
+/// Whether something had to go.
+fn cut(text: &mut String, most: usize) -> bool {
+    let long = text.len() > most;
+    text.truncate(text.floor_char_boundary(most));
+    long
+}
+
+/// A guest's text where a name belongs: safe for a terminal, at most so many bytes and a mark.
+pub(super) fn brief(text: &str, most: usize) -> String {
+    let mut shown = escape(text.get(..text.floor_char_boundary(most)).unwrap_or_default());
+    if cut(&mut shown, most) || text.len() > most {
+        shown.push('…');
+    }
+    shown
 }
 
 pub(super) struct CaptureStream {

@@ -133,6 +133,8 @@ impl Sandbox {
         if size > self.services.max_message_bytes {
             return Err(PublishError::TooLarge(self.services.max_message_bytes as u64));
         }
+        // Held until the handler is done, as the body is.
+        let held = (size + texts(&message)) as u64;
         let outputs = self.plugin.outputs;
         let Some(input) = self.call.inputs.get_mut(place) else {
             return Err(PublishError::Other("no message is being handled".into()));
@@ -140,12 +142,12 @@ impl Sandbox {
         if input.outputs >= outputs {
             return Err(PublishError::TooMany(outputs));
         }
-        if input.bytes.saturating_add(size as u64) > limit {
+        if input.bytes.saturating_add(held) > limit {
             return Err(PublishError::TooLarge(limit));
         }
         let id = ids::output_id(&input.id, input.outputs as usize);
         input.outputs += 1;
-        input.bytes += size as u64;
+        input.bytes += held;
 
         message.correlation_id = message.correlation_id.or_else(|| input.correlation_id.clone());
         message.trace = input.trace.clone();
@@ -179,6 +181,27 @@ impl Sandbox {
             )))
         }
     }
+}
+
+/// Bytes of the texts that may have any length.
+fn texts(message: &Outgoing) -> usize {
+    let Outgoing {
+        content_type,
+        schema,
+        subject,
+        correlation_id,
+        reply_to,
+        ..
+    } = message;
+    [schema, subject, correlation_id, reply_to]
+        .into_iter()
+        .flatten()
+        .map(String::len)
+        .sum::<usize>()
+        + content_type
+            .as_ref()
+            .filter(|given| *given != OCTETS)
+            .map_or(0, String::len)
 }
 
 fn place(kind: MessageKind) -> &'static str {

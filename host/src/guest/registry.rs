@@ -14,7 +14,7 @@ use super::component::{self, Compiler, Source};
 use super::engine::TickingEngine;
 use super::error::Error;
 use super::fetch::Client;
-use super::instance::{Instance, Mould, StartFault};
+use super::instance::{Instance, Mould, START_LIMIT, StartFault};
 use super::log::Gate;
 use super::pool::Pool;
 use super::sandbox::{Sandbox, Services, Targets};
@@ -391,7 +391,7 @@ fn untried(name: &str, fault: StartFault) -> Error {
     let starts = "Make it start without input, time or rights: constructors run before any grant";
     match fault {
         StartFault::Guest(fault, log) => {
-            let text = trap::outcome(fault, &log, Duration::from_secs(5))
+            let text = trap::outcome(fault, &log, START_LIMIT)
                 .failure()
                 .map(|f| f.reason.clone())
                 .unwrap_or_default();

@@ -10,6 +10,7 @@
 
 mod calls;
 mod files;
+mod hostile;
 mod publish;
 mod wat;
 
@@ -168,8 +169,12 @@ impl Runtime {
 }
 
 pub fn start(folder: &TempDir, p: Plugin) -> Runtime {
+    start_all(folder, [p])
+}
+
+pub fn start_all<const N: usize>(folder: &TempDir, plugins: [Plugin; N]) -> Runtime {
     Runtime::start(RuntimeOptions {
-        plugins: BTreeMap::from([(p.name.clone(), p)]),
+        plugins: plugins.map(|p| (p.name.clone(), p)).into(),
         plugins_dir: folder.path().join("plugins"),
         cache_dir: folder.path().join("cache"),
         max_wasm_bytes: 1 << 20,

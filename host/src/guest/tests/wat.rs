@@ -10,6 +10,7 @@ const FRAME: &str = r#"
   (memory (export "memory") 2)
   (global $next (mut i32) (i32.const 65536))
   (func $alloc (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (local $at i32)
+    (;first;)
     (local.set $at (i32.and (i32.add (global.get $next) (i32.const 15)) (i32.const -16)))
     (global.set $next (i32.add (local.get $at) (local.get 3)))
     (block $enough
@@ -30,10 +31,35 @@ pub fn component(world: &str, imports: &str, body: &str) -> Vec<u8> {
 }
 
 pub fn component_of(wit: &Path, world: &str, imports: &str, body: &str) -> Vec<u8> {
+    encode(wit, world, core(imports, body))
+}
+
+/// A task handler of `body` whose [`FRAME`] has another memory.
+pub fn task_with_memory(memory: &str, body: &str) -> Vec<u8> {
+    let frame = FRAME.replace(r#"(memory (export "memory") 2)"#, memory);
+    let module = wat::parse_str(format!("(module {frame} {body})")).unwrap();
+    encode(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit"),
+        "task-worker",
+        module,
+    )
+}
+
+/// The same with an allocator that runs this code first. Its parameters: old place, old size, alignment, new size.
+pub fn component_with_realloc(world: &str, imports: &str, first: &str, body: &str) -> Vec<u8> {
+    let frame = FRAME.replace("(;first;)", first);
+    let module = wat::parse_str(format!("(module {imports} {frame} {body})")).unwrap();
+    encode(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit"),
+        world,
+        module,
+    )
+}
+
+fn encode(wit: &Path, world: &str, mut module: Vec<u8>) -> Vec<u8> {
     let mut resolve = Resolve::default();
     let (package, _) = resolve.push_path(wit).unwrap();
     let world = resolve.select_world(&[package], Some(world)).unwrap();
-    let mut module = core(imports, body);
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
     ComponentEncoder::default()
         .module(&module)
