@@ -1,5 +1,6 @@
 //! `cargo xtask …`: the one list of developer commands; CI calls the same.
 
+mod bench;
 mod brokers;
 mod check;
 #[cfg(test)]
@@ -38,6 +39,8 @@ enum Task {
     Check,
     /// Real RabbitMQ and Kafka on loopback, without containers
     Brokers(brokers::Args),
+    /// Ours against native loops, alternating in one run: target/bench.json and docs/benchmarks.md
+    Bench(bench::Args),
     /// Build plugins/ and tests/guests/ to components
     Plugins,
     /// Regenerate config schema, config reference and metrics list
@@ -50,6 +53,7 @@ fn main() -> std::process::ExitCode {
         Task::Test(args) => suite::main(&args).map(|()| 0),
         Task::Check => check::main().map(|()| 0),
         Task::Brokers(args) => brokers::main(args),
+        Task::Bench(args) => bench::main(&args).map(|()| 0),
         Task::Plugins => plugins::all().map(|()| 0),
         Task::Docs(args) => docs::main(&args).map(|()| 0),
     };

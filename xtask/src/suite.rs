@@ -148,6 +148,7 @@ fn start_brokers() -> Result<Env> {
         rabbitmq_port: None,
         kafka_port: None,
         plain: false,
+        for_figures: false,
         temp: false,
         settings: None,
         timeout: 180,
