@@ -11,6 +11,8 @@ mod kafka;
 mod message;
 mod native;
 mod process;
+mod publish;
+mod rabbitmq;
 mod stats;
 mod table;
 
@@ -36,6 +38,8 @@ enum Command {
     /// One loop, in this process
     #[command(subcommand)]
     Native(native::Loop),
+    /// Our publisher, in this process
+    OursPublish(publish::Args),
 }
 
 #[derive(clap::Args)]
@@ -69,6 +73,7 @@ pub struct Bench {
     pub rounds: usize,
     quick: bool,
     kafka: Option<String>,
+    amqp: Option<rabbitmq::Amqp>,
 }
 
 impl Bench {
@@ -131,6 +136,10 @@ pub fn cpu_note(ours: &[Figures], theirs: &[Figures]) -> String {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run(&args),
+        Command::OursPublish(args) => tokio::runtime::Runtime::new()
+            .map_err(Into::into)
+            .and_then(|rt| rt.block_on(publish::ours(&args)))
+            .and_then(|figures| print(&figures)),
         Command::Native(which) => native::main(&which).and_then(|figures| print(&figures)),
     };
     match done {
@@ -158,14 +167,21 @@ fn run(args: &Run) -> Result<()> {
         rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 5 }).max(1),
         quick: args.quick,
         kafka: std::env::var("HELIX_TEST_KAFKA_BOOTSTRAP").ok(),
+        amqp: rabbitmq::Amqp::from_env(),
     };
     // Before the load is ours.
     let machine = table::machine();
-    let measures: Vec<Measure> = [guest_path::measures(), around::measures(), kafka::measures()]
-        .into_iter()
-        .flatten()
-        .filter(|measure| measure.wanted(&args.only))
-        .collect();
+    let measures: Vec<Measure> = [
+        guest_path::measures(),
+        around::measures(),
+        kafka::measures(),
+        rabbitmq::measures(),
+        publish::measures(),
+    ]
+    .into_iter()
+    .flatten()
+    .filter(|measure| measure.wanted(&args.only))
+    .collect();
     let (mut rows, mut failed) = (Vec::new(), Vec::new());
     for measure in measures {
         // One that fails does not take the others' figures with it.

@@ -2,11 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use futures::StreamExt;
+use futures::channel::oneshot::Canceled;
+use futures::stream::FuturesUnordered;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::future_producer::OwnedDeliveryResult;
+use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{ClientConfig, Message};
 
 use super::Work;
+use crate::message::{Shape, TYPE};
 use crate::process::{Figures, Meter};
 
 /// The host's own (`broker/kafka/reader.rs`).
@@ -79,4 +86,66 @@ pub fn consume(args: &Args) -> Result<Figures> {
     // Not part of the figure: the host's last commit is not either.
     let _ = consumer.commit_consumer_state(CommitMode::Sync);
     Ok(figures)
+}
+
+#[derive(clap::Args)]
+pub struct Publish {
+    #[arg(long)]
+    servers: String,
+    #[arg(long)]
+    topic: String,
+    #[arg(long)]
+    count: usize,
+    /// Unconfirmed at a time
+    #[arg(long)]
+    window: usize,
+}
+
+pub async fn publish(args: &Publish) -> Result<Figures> {
+    // The host's own settings (`broker/kafka/connect.rs`).
+    let producer: FutureProducer = ClientConfig::new()
+        .set("bootstrap.servers", &args.servers)
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("partitioner", "murmur2_random")
+        .set("linger.ms", "5")
+        .create()?;
+    send(&producer, &args.topic, 1, 1).await?;
+    let meter = Meter::start();
+    send(&producer, &args.topic, args.count, args.window).await?;
+    Ok(meter.stop(args.count))
+}
+
+async fn send(producer: &FutureProducer, topic: &str, count: usize, window: usize) -> Result<()> {
+    let mut confirms = FuturesUnordered::new();
+    for number in 0..count {
+        if confirms.len() >= window {
+            confirmed(confirms.next().await.context("a window of nothing")?)?;
+        }
+        let (body, id, key) = (
+            Shape::Header.body(number),
+            format!("m-{number}"),
+            format!("k-{}", number % 1000),
+        );
+        let headers = [("tenant", "t-1"), ("type", TYPE), ("id", &id)].into_iter().fold(
+            OwnedHeaders::new(),
+            |headers, (key, value)| {
+                headers.insert(Header {
+                    key,
+                    value: Some(value),
+                })
+            },
+        );
+        let record = FutureRecord::to(topic).key(&key).payload(&body).headers(headers);
+        confirms.push(producer.send_result(record).map_err(|(error, _)| error)?);
+    }
+    while let Some(sent) = confirms.next().await {
+        confirmed(sent)?;
+    }
+    Ok(())
+}
+
+fn confirmed(answer: std::result::Result<OwnedDeliveryResult, Canceled>) -> Result<()> {
+    answer?.map_err(|(error, _)| error)?;
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! The loops one would write by hand, each in a process of its own: `helix-bench native …`.
 
 pub mod kafka;
+pub mod rabbitmq;
 
 use anyhow::Result;
 
@@ -53,10 +54,24 @@ impl Work {
 pub enum Loop {
     /// rdkafka's BaseConsumer
     Kafka(kafka::Args),
+    /// rdkafka's FutureProducer
+    KafkaPublish(kafka::Publish),
+    /// lapin, consuming
+    Rabbitmq(rabbitmq::Consume),
+    /// lapin, publishing
+    RabbitmqPublish(rabbitmq::Publish),
 }
 
 pub fn main(which: &Loop) -> Result<Figures> {
     match which {
         Loop::Kafka(args) => kafka::consume(args),
+        Loop::KafkaPublish(args) => wait(kafka::publish(args)),
+        Loop::Rabbitmq(args) => wait(rabbitmq::consume(args)),
+        Loop::RabbitmqPublish(args) => wait(rabbitmq::publish(args)),
     }
+}
+
+/// As `#[tokio::main]` would run it.
+fn wait(work: impl Future<Output = Result<Figures>>) -> Result<Figures> {
+    tokio::runtime::Runtime::new()?.block_on(work)
 }
