@@ -1,39 +1,33 @@
 //! Our work around the call: the real dispatcher between a broker and a handler that both cost nothing, on one thread, so
 //! that the thread's CPU time is the host's work.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use async_trait::async_trait;
 use bytes::Bytes;
 use helix_host::broker::{
     Broker, Capabilities, Comparison, Confirmed, Delivery, Destination, Error, Health, PublishError,
     Publisher, Receipt, Scan, Settle, Source, Subscription, Token, Topology,
 };
-use helix_host::config::{self, LoadRequest};
-use helix_host::dispatch::{Context, Dispatcher, Parts, Targets};
 use helix_host::guest::{Completion, Exports, Invocation, PluginStatus, Plugins, Version};
 use helix_host::model::raw::Properties;
-use helix_host::model::{
-    Digest, Headers, MessageKind, Origin, Outcome, Outgoing, RawMessage, SystemClock, UuidIds,
-};
-use helix_host::store::sqlite::SqliteStore;
-use helix_host::telemetry::Metrics;
+use helix_host::model::{Digest, Headers, MessageKind, Origin, Outcome, Outgoing, RawMessage};
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 use crate::message::{Shape, TYPE};
 use crate::process::thread_cpu_seconds;
+use crate::stage::{self, Stage};
 use crate::stats::{Goal, Row};
 use crate::{Bench, Measure};
 
 const HEADER: &str = "our work around the call: decode, route, lane, verdict, metrics";
 const BODY: &str = "our work around the call, type only inside the JSON body";
 
-const TOPIC: &str = "helixagent.events.audit";
+const TOPIC: &str = "bench";
 
 pub fn measures() -> Vec<Measure> {
     let header = |bench: &Bench| rounds(bench, HEADER, Shape::Header, Goal::AtMost(0.5));
@@ -62,18 +56,9 @@ fn rounds(bench: &Bench, name: &str, shape: Shape, goal: Goal) -> Result<Vec<Row
 
 /// Microseconds of CPU time a message, from the first pull to the last acknowledgement.
 async fn once(shape: Shape, count: usize) -> Result<f64> {
-    let folder = tempfile::tempdir()?;
-    let path = folder.path().join("helix.toml");
-    std::fs::write(
-        &path,
-        format!("[limits]\nin_flight = 10000\n[[routes]]\ntopic = \"{TOPIC}\"\nplugin = \"none\"\n"),
-    )?;
-    let loaded = config::load(LoadRequest {
-        path: Some(path),
-        cwd: folder.path().to_owned(),
-        ..LoadRequest::default()
-    })?;
-    let settings = loaded.settings;
+    let toml = format!("[limits]\nin_flight = 10000\n[[routes]]\ntopic = \"{TOPIC}\"\nplugin = \"none\"\n");
+    let topology = format!("[[topics]]\nname = \"{TOPIC}\"\npartitions = 6\nretention = \"1d\"\n");
+    let (folder, settings) = stage::folder(&toml, &topology)?;
     let desk = Arc::new(Desk::default());
     let origin = Origin {
         broker: "embedded".into(),
@@ -86,29 +71,10 @@ async fn once(shape: Shape, count: usize) -> Result<f64> {
         ready: Mutex::new((0..count).map(|n| raw(&origin, shape, n)).collect()),
         desk: Arc::clone(&desk),
     });
-    let broker: Arc<dyn Broker> = Arc::<Memory>::clone(&memory);
-    let name: Arc<str> = settings.events_broker.as_str().into();
-    let store = SqliteStore::open(&folder.path().join("store.db"), Arc::new(SystemClock)).await?;
-    let target = (Arc::clone(&name), broker.publisher());
-    let context = Context::new(Parts {
-        clock: Arc::new(SystemClock),
-        ids: Arc::new(UuidIds),
-        random: Box::new(|| 0.5),
-        metrics: Arc::new(Metrics::new()?),
-        plugins: Arc::new(Idle),
-        retries: Arc::new(store.clone()),
-        letters: Arc::new(store.clone()),
-        targets: Targets {
-            tasks: target.clone(),
-            events: target,
-        },
-        limits: settings.limits.clone(),
-        unrouted: settings.unrouted,
-        fatal: CancellationToken::new(),
-    });
-    let dispatcher = Dispatcher::start(Arc::new(context)).await?;
+    let broker: Arc<dyn Broker> = memory;
+    let stage = Stage::new(&settings, folder.path(), &broker, Arc::new(Idle)).await?;
     let started = thread_cpu_seconds();
-    dispatcher.apply(&settings, &HashMap::from([(name, broker)]));
+    stage.serve(&settings, &broker);
     let all = async {
         while desk.acked.load(Ordering::Acquire) < count {
             let changed = desk.changed.notified();
@@ -121,8 +87,8 @@ async fn once(shape: Shape, count: usize) -> Result<f64> {
         .await
         .with_context(|| anyhow!("only {} of {count} came back", desk.acked.load(Ordering::Acquire)))?;
     let took = thread_cpu_seconds() - started;
-    dispatcher.drain(Duration::from_millis(100)).await;
-    store.close().await;
+    stage.dispatcher.drain(Duration::from_millis(100)).await;
+    stage.store.close().await;
     #[allow(clippy::cast_precision_loss, reason = "a count below 2^53")]
     let each = took * 1e6 / count as f64;
     Ok(each)

@@ -1,19 +1,17 @@
 //! The guest path alone, in this process: one warm instance, one thread, thread CPU time, beside a native call.
 
 use std::hint::black_box;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use helix_host::config::{self, LoadRequest};
-use helix_host::guest::{Invocation, Plugins, Runtime, RuntimeOptions, Targets, Version};
-use helix_host::model::{Envelope, Headers, MessageKind, Origin, Outcome, SystemClock};
+use helix_host::guest::{Invocation, Version};
+use helix_host::model::{Envelope, Headers, MessageKind, Origin, Outcome};
 
 use crate::message;
 use crate::process::thread_cpu_seconds;
 use crate::stats::{Goal, Row, Spread};
-use crate::{Bench, Measure};
+use crate::{Bench, Measure, stage};
 
 const TYPED: &str = "guest path alone, typed event, warm, 1 KiB, 3 headers, per core";
 const PACKED: &str = "guest path alone, packed batch of 100";
@@ -32,8 +30,14 @@ fn compare(bench: &Bench, name: &str, plugin: &str, batch: usize, goal: Goal) ->
     let rt = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let stage = Stage::new(bench, plugin)?;
-    let version = rt.block_on(stage.version())?;
+    let route = format!("[[routes]]\ntopic = \"bench\"\nplugin = \"{plugin}\"\n");
+    let (folder, settings) = stage::folder(
+        &route,
+        "[[topics]]\nname = \"bench\"\npartitions = 6\nretention = \"1d\"\n",
+    )?;
+    bench.place(plugin, &folder.path().join("plugins"))?;
+    let runtime = stage::runtime(&settings, folder.path())?;
+    let version = rt.block_on(stage::version(&runtime, plugin))?;
     let envelopes: Vec<Envelope> = (0..batch).map(envelope).collect();
     let owned = Event::from(envelopes.first().context("no event")?);
     let samples = bench.count(300, 30);
@@ -126,7 +130,7 @@ fn noop(event: Event) {
     black_box(&event);
 }
 
-fn envelope(number: usize) -> Envelope {
+pub fn envelope(number: usize) -> Envelope {
     let headers = [
         ("tenant", "t-1"),
         ("region", "eu-west-1"),
@@ -162,7 +166,7 @@ fn envelope(number: usize) -> Envelope {
     }
 }
 
-fn invocation(envelope: &Envelope) -> Invocation<'_> {
+pub fn invocation(envelope: &Envelope) -> Invocation<'_> {
     Invocation {
         envelope,
         attempt: 1,
@@ -170,68 +174,5 @@ fn invocation(envelope: &Envelope) -> Invocation<'_> {
         timeout: Duration::from_secs(30),
         headers: None,
         fresh: false,
-    }
-}
-
-/// A guest runtime with one plugin, as the host would start it.
-struct Stage {
-    runtime: Runtime,
-    plugin: String,
-    _folder: tempfile::TempDir,
-}
-
-impl Stage {
-    fn new(bench: &Bench, plugin: &str) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let plugins = folder.path().join("plugins");
-        std::fs::create_dir(&plugins)?;
-        let file = format!("{plugin}.wasm");
-        std::fs::copy(bench.guests.join(&file), plugins.join(&file)).with_context(|| file.clone())?;
-        let config = folder.path().join("helix.toml");
-        std::fs::write(
-            &config,
-            format!("[[routes]]\ntopic = \"helixagent.events.audit\"\nplugin = \"{plugin}\"\n"),
-        )?;
-        let loaded = config::load(LoadRequest {
-            path: Some(config),
-            cwd: folder.path().to_owned(),
-            ..LoadRequest::default()
-        })?;
-        let settings = loaded.settings;
-        let runtime = Runtime::start(RuntimeOptions {
-            plugins: settings.plugins,
-            plugins_dir: settings.host.plugins_dir,
-            cache_dir: folder.path().join("cache"),
-            max_wasm_bytes: settings.limits.wasm_bytes,
-            max_message_bytes: settings.limits.message_bytes,
-            clock: Arc::new(SystemClock),
-            targets: Arc::new(Nowhere),
-        })?;
-        Ok(Self {
-            runtime,
-            plugin: plugin.to_owned(),
-            _folder: folder,
-        })
-    }
-
-    async fn version(&self) -> Result<Arc<dyn Version>> {
-        let report = self.runtime.reload(&self.plugin).await;
-        if let Some(error) = report.error {
-            return Err(error.into());
-        }
-        self.runtime.current(&self.plugin).context("no version serves")
-    }
-}
-
-/// The guests of the bench publish nothing.
-struct Nowhere;
-
-impl Targets for Nowhere {
-    fn resolve(&self, _: MessageKind, _: &str) -> Option<Arc<str>> {
-        None
-    }
-
-    fn exists(&self, _: MessageKind, _: &str) -> bool {
-        false
     }
 }

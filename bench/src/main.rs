@@ -5,6 +5,7 @@
 //! - one file per family of rows; `native/` has the loops.
 
 mod around;
+mod embedded;
 mod guest_path;
 mod host;
 mod kafka;
@@ -13,6 +14,7 @@ mod native;
 mod process;
 mod publish;
 mod rabbitmq;
+mod stage;
 mod stats;
 mod table;
 
@@ -38,6 +40,8 @@ enum Command {
     /// One loop, in this process
     #[command(subcommand)]
     Native(native::Loop),
+    /// The embedded broker, in this process
+    Embedded(embedded::Args),
     /// Our publisher, in this process
     OursPublish(publish::Args),
 }
@@ -81,6 +85,14 @@ impl Bench {
         self.kafka
             .as_deref()
             .context("HELIX_TEST_KAFKA_BOOTSTRAP is not set")
+    }
+
+    /// Copies a guest into a drop folder.
+    pub fn place(&self, plugin: &str, plugins: &std::path::Path) -> Result<PathBuf> {
+        let name = format!("{plugin}.wasm");
+        let (from, to) = (self.guests.join(&name), plugins.join(&name));
+        std::fs::copy(&from, &to).with_context(|| format!("cannot copy {}", from.display()))?;
+        Ok(to)
     }
 
     /// So many, or a few with `--quick`.
@@ -136,6 +148,10 @@ pub fn cpu_note(ours: &[Figures], theirs: &[Figures]) -> String {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run(&args),
+        Command::Embedded(args) => tokio::runtime::Runtime::new()
+            .map_err(Into::into)
+            .and_then(|rt| rt.block_on(embedded::child_main(&args)))
+            .and_then(|figures| print(&figures)),
         Command::OursPublish(args) => tokio::runtime::Runtime::new()
             .map_err(Into::into)
             .and_then(|rt| rt.block_on(publish::ours(&args)))
@@ -177,6 +193,7 @@ fn run(args: &Run) -> Result<()> {
         kafka::measures(),
         rabbitmq::measures(),
         publish::measures(),
+        embedded::measures(),
     ]
     .into_iter()
     .flatten()

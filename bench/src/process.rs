@@ -18,6 +18,9 @@ pub struct Figures {
     pub p50_ms: f64,
     #[serde(default)]
     pub p99_ms: f64,
+    /// Resident memory after a tenth of the work, and at its end.
+    #[serde(default)]
+    pub rss_mib: (f64, f64),
 }
 
 /// Runs `helix-bench <args>` to its end.

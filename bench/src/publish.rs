@@ -8,15 +8,14 @@ use bytes::Bytes;
 use helix_host::broker::Broker;
 use helix_host::broker::kafka::Kafka;
 use helix_host::broker::rabbitmq::RabbitMq;
-use helix_host::config::valid::{self, Formats, Pattern, Settings};
-use helix_host::config::{self, LoadRequest};
+use helix_host::config::valid::{self, Formats, Pattern};
 use helix_host::model::{Headers, MessageKind, Outgoing, WireFormat};
 
 use crate::message::{Shape, TYPE};
 use crate::native::rabbitmq as lapin_loop;
 use crate::process::{Figures, Meter, child};
 use crate::stats::{Goal, Row};
-use crate::{Bench, Measure, cpu_note, kafka, rabbitmq};
+use crate::{Bench, Measure, cpu_note, kafka, rabbitmq, stage};
 
 /// Unconfirmed messages at a time, on both sides: our RabbitMQ publisher's 8 channels of 128.
 pub const WINDOW: usize = 1024;
@@ -145,7 +144,7 @@ fn rounds(
 
 /// Our side, in this process.
 pub async fn ours(args: &Args) -> Result<Figures> {
-    let settings = load(&args.config)?;
+    let settings = stage::settings(&args.config)?;
     // Byte for byte what the loop sends.
     let formats = Formats(vec![(Pattern::new("*"), WireFormat::Raw)]);
     let task = settings.tasks_broker != "embedded";
@@ -188,18 +187,6 @@ pub async fn ours(args: &Args) -> Result<Figures> {
     let figures = meter.stop(args.count);
     broker.close().await;
     Ok(figures)
-}
-
-pub fn load(path: &std::path::Path) -> Result<Settings> {
-    let loaded = config::load(LoadRequest {
-        path: Some(path.to_owned()),
-        env: std::env::vars()
-            .filter(|(name, _)| name.starts_with("HELIX_TEST_"))
-            .collect(),
-        cwd: path.parent().context("a folder")?.to_owned(),
-        ..LoadRequest::default()
-    })?;
-    Ok(loaded.settings)
 }
 
 fn confirmed<T>(results: Vec<std::result::Result<T, helix_host::broker::PublishError>>) -> Result<()> {

@@ -1,13 +1,15 @@
-//! Knows how long messages were under way: the payload begins with the Unix time in nanoseconds when it was sent, 20 digits.
-//! `bench.each` prints each one; other types are gathered until `bench.report` asks for them.
+//! Knows how long messages were under way: the payload begins with the Unix time in nanoseconds when it was sent, 19 digits.
+//! `bench.each` prints each one, and says which is the first of this instance; other types are gathered until
+//! `bench.report` asks for them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use helix_sdk::prelude::*;
 
 thread_local! {
     static TIMES: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+    static FIRST: Cell<bool> = const { Cell::new(true) };
 }
 
 fn handle(payload: &[u8], message_type: &str) -> Handled {
@@ -21,10 +23,11 @@ fn handle(payload: &[u8], message_type: &str) -> Handled {
         });
         return Ok(());
     }
-    let sent: u128 = std::str::from_utf8(payload.get(..20).unwrap_or_default())?.parse()?;
+    let sent: u128 = std::str::from_utf8(payload.get(..19).unwrap_or_default())?.parse()?;
     let took = u64::try_from(now.saturating_sub(sent))?;
     if message_type == "bench.each" {
-        println!("bench took_ns={took}");
+        let first = if FIRST.replace(false) { " first" } else { "" };
+        println!("bench took_ns={took}{first}");
     } else {
         TIMES.with_borrow_mut(|times| times.push(took));
     }
