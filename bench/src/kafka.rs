@@ -202,8 +202,15 @@ pub fn create(servers: &str, topic: &str) -> Result<()> {
     Ok(())
 }
 
+pub fn delete(servers: &str, topic: &str) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> = client(servers).create()?;
+    let rt = tokio::runtime::Builder::new_current_thread().build()?;
+    rt.block_on(admin.delete_topics(&[topic], &AdminOptions::new()))?;
+    Ok(())
+}
+
 /// A topic with exactly so many messages of a shape, evenly over its partitions; kept for later runs.
-fn filled(servers: &str, shape: Shape, count: usize) -> Result<String> {
+pub fn filled(servers: &str, shape: Shape, count: usize) -> Result<String> {
     let topic = format!("bench.{}.{count}", shape.word());
     create(servers, &topic)?;
     if stored(servers, &topic)? == count as u64 {

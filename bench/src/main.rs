@@ -9,11 +9,15 @@ mod embedded;
 mod guest_path;
 mod host;
 mod kafka;
+mod latency;
+mod memory;
 mod message;
 mod native;
 mod process;
 mod publish;
 mod rabbitmq;
+mod recovery;
+mod reload;
 mod stage;
 mod stats;
 mod table;
@@ -42,6 +46,8 @@ enum Command {
     Native(native::Loop),
     /// The embedded broker, in this process
     Embedded(embedded::Args),
+    /// Many swaps or traps, in this process
+    Wear(memory::Args),
     /// Our publisher, in this process
     OursPublish(publish::Args),
 }
@@ -100,6 +106,10 @@ impl Bench {
         if self.quick { quick } else { full }
     }
 
+    pub fn tell(&self, text: &str) {
+        eprintln!("{text}");
+    }
+
     /// One line a run, so that a person sees that it goes on.
     pub fn say(&self, row: &str, who: &str, figures: Option<&Figures>) {
         if let Some(f) = figures {
@@ -148,15 +158,10 @@ pub fn cpu_note(ours: &[Figures], theirs: &[Figures]) -> String {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run(&args),
-        Command::Embedded(args) => tokio::runtime::Runtime::new()
-            .map_err(Into::into)
-            .and_then(|rt| rt.block_on(embedded::child_main(&args)))
-            .and_then(|figures| print(&figures)),
-        Command::OursPublish(args) => tokio::runtime::Runtime::new()
-            .map_err(Into::into)
-            .and_then(|rt| rt.block_on(publish::ours(&args)))
-            .and_then(|figures| print(&figures)),
         Command::Native(which) => native::main(&which).and_then(|figures| print(&figures)),
+        Command::Embedded(args) => wait(embedded::child_main(&args)),
+        Command::Wear(args) => wait(memory::wear(&args)),
+        Command::OursPublish(args) => wait(publish::ours(&args)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -165,6 +170,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn wait(work: impl Future<Output = Result<Figures>>) -> Result<()> {
+    print(&tokio::runtime::Runtime::new()?.block_on(work)?)
 }
 
 #[allow(clippy::print_stdout, reason = "the figures are this program's output")]
@@ -194,6 +203,10 @@ fn run(args: &Run) -> Result<()> {
         rabbitmq::measures(),
         publish::measures(),
         embedded::measures(),
+        latency::measures(),
+        reload::measures(),
+        recovery::measures(),
+        memory::measures(),
     ]
     .into_iter()
     .flatten()

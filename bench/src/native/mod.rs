@@ -1,5 +1,6 @@
 //! The loops one would write by hand, each in a process of its own: `helix-bench native …`.
 
+pub mod clock;
 pub mod kafka;
 pub mod rabbitmq;
 
@@ -54,6 +55,8 @@ impl Work {
 pub enum Loop {
     /// rdkafka's BaseConsumer
     Kafka(kafka::Args),
+    /// How long messages were under way
+    Clock(clock::Args),
     /// rdkafka's FutureProducer
     KafkaPublish(kafka::Publish),
     /// lapin, consuming
@@ -65,6 +68,7 @@ pub enum Loop {
 pub fn main(which: &Loop) -> Result<Figures> {
     match which {
         Loop::Kafka(args) => kafka::consume(args),
+        Loop::Clock(args) => wait(clock::run(args)),
         Loop::KafkaPublish(args) => wait(kafka::publish(args)),
         Loop::Rabbitmq(args) => wait(rabbitmq::consume(args)),
         Loop::RabbitmqPublish(args) => wait(rabbitmq::publish(args)),
