@@ -110,7 +110,14 @@ fn compete(bench: &Bench, contest: &Contest) -> Result<Vec<Row>> {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 0..bench.rounds {
         let group = |who: &str| format!("{who}-{}-{round}", unique());
-        ours.push(host(bench, contest, servers, &topic, &group("helix"), count)?);
+        ours.push(host(
+            bench,
+            (contest.plugin, contest.settings),
+            servers,
+            &topic,
+            &group("helix"),
+            count,
+        )?);
         bench.say(contest.name, "ours", ours.last());
         theirs.push(child(&[
             "native",
@@ -143,24 +150,36 @@ fn compete(bench: &Bench, contest: &Contest) -> Result<Vec<Row>> {
 
 fn host(
     bench: &Bench,
-    contest: &Contest,
+    (plugin, settings): (&str, Settings),
     servers: &str,
     topic: &str,
     group: &str,
     count: usize,
 ) -> Result<Figures> {
-    let tuned = if contest.settings == Settings::Tuned {
+    let limits = if settings == Settings::Tuned {
         "[limits]\nin_flight = 10000\n"
     } else {
         ""
     };
-    let plugin = contest.plugin;
     let toml = format!(
-        "[messaging]\nevents = \"kafka\"\n{tuned}{}[[routes]]\ntopic = \"{topic}\"\nplugin = \"{plugin}\"\n",
+        "[messaging]\nevents = \"kafka\"\n{limits}{}[[routes]]\ntopic = \"{topic}\"\nplugin = \"{plugin}\"\n",
         toml(servers, group),
     );
     let folder = bench.folder(&toml, &topology(topic), &[plugin])?;
     folder.start()?.handled(count as u64)
+}
+
+/// Our side of the JSON row, for peers.
+pub fn json(bench: &Bench, servers: &str, topic: &str, count: usize) -> Result<Figures> {
+    let group = format!("helix-{}", unique());
+    host(
+        bench,
+        ("bench-json", Settings::Tuned),
+        servers,
+        topic,
+        &group,
+        count,
+    )
 }
 
 /// The broker as helix.toml names it.

@@ -13,6 +13,7 @@ mod latency;
 mod memory;
 mod message;
 mod native;
+mod peers;
 mod process;
 mod publish;
 mod rabbitmq;
@@ -207,6 +208,7 @@ fn run(args: &Run) -> Result<()> {
         reload::measures(),
         recovery::measures(),
         memory::measures(),
+        args.peers.as_deref().map(peers::measures).unwrap_or_default(),
     ]
     .into_iter()
     .flatten()

@@ -9,7 +9,7 @@ use lapin::types::FieldTable;
 
 use crate::message::Shape;
 use crate::native::{Work, rabbitmq as native};
-use crate::process::child;
+use crate::process::{Figures, child};
 use crate::stats::{Goal, Row};
 use crate::{Bench, Measure, cpu_note};
 
@@ -68,13 +68,7 @@ fn compete(bench: &Bench, contest: &Contest) -> Result<Vec<Row>> {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..bench.rounds {
         rt.block_on(fill(&amqp.uri(), &["bench.ours", "bench.native"], count))?;
-        let plugin = contest.plugin;
-        let toml = format!(
-            "[messaging]\ntasks = \"rabbitmq\"\n{}[[routes]]\nqueue = \"bench.ours\"\nplugin = \"{plugin}\"\n",
-            amqp.toml()
-        );
-        let folder = bench.folder(&toml, &topology("bench.ours"), &[plugin])?;
-        ours.push(folder.start()?.handled(count as u64)?);
+        ours.push(host(bench, amqp, contest.plugin, count)?);
         bench.say(contest.name, "ours", ours.last());
         theirs.push(child(&[
             "native",
@@ -103,6 +97,26 @@ fn compete(bench: &Bench, contest: &Contest) -> Result<Vec<Row>> {
         against: contest.against,
         note: cpu_note(&ours, &theirs),
     }])
+}
+
+/// The host empties `bench.ours`.
+fn host(bench: &Bench, amqp: &Amqp, plugin: &str, count: usize) -> Result<Figures> {
+    let toml = format!(
+        "[messaging]\ntasks = \"rabbitmq\"\n{}[[routes]]\nqueue = \"bench.ours\"\nplugin = \"{plugin}\"\n",
+        amqp.toml()
+    );
+    let folder = bench.folder(&toml, &topology("bench.ours"), &[plugin])?;
+    folder.start()?.handled(count as u64)
+}
+
+/// Our side of the JSON row, for peers.
+pub fn json(bench: &Bench, amqp: &Amqp, count: usize) -> Result<Figures> {
+    host(bench, amqp, "bench-json", count)
+}
+
+/// Our side of the no-op row, for peers.
+pub fn noop(bench: &Bench, amqp: &Amqp, count: usize) -> Result<Figures> {
+    host(bench, amqp, "bench-noop", count)
 }
 
 pub fn topology(queue: &str) -> String {
