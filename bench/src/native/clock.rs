@@ -116,7 +116,7 @@ async fn rabbitmq(args: &Args, total: usize, times: &mut Times) -> Result<()> {
     while times.seen < total {
         let delivery = deliveries.next().await.context("the consumer ended")??;
         times.take(&delivery.data)?;
-        if times.seen % 62 == 0 || times.seen == total {
+        if times.seen.is_multiple_of(62) || times.seen == total {
             delivery.acker.ack(BasicAckOptions { multiple: true }).await?;
         }
     }
