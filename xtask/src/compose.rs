@@ -185,6 +185,7 @@ fn options(name: &str, settings: &fs::File, path: &std::path::Path) -> Options {
         kafka_port: None,
         plain: true,
         temp: true,
+        for_figures: false,
         settings: Some(path.to_owned()),
         timeout: 180,
     }

@@ -1,5 +1,6 @@
 //! `cargo xtask …`: the one list of developer commands; CI calls the same.
 
+mod bench;
 mod brokers;
 mod check;
 #[cfg(test)]
@@ -45,6 +46,8 @@ enum Task {
     Brokers(brokers::Args),
     /// Faults on real hosts and brokers under load, and the proof that nothing was lost
     Torture(torture::Args),
+    /// Ours against native loops, alternating in one run: target/bench.json and docs/benchmarks.md
+    Bench(bench::Args),
     /// Build plugins/ and tests/guests/ to components
     Plugins,
     /// Regenerate config schema, config reference and metrics list
@@ -74,6 +77,7 @@ fn command() -> anyhow::Result<i32> {
         Task::Check => check::main().map(|()| 0),
         Task::Fuzz(args) => fuzz::main(&args).map(|()| 0),
         Task::Brokers(args) => brokers::main(args),
+        Task::Bench(args) => bench::main(&args).map(|()| 0),
         Task::Torture(args) => torture::main(&args).map(|()| 0),
         Task::Plugins => plugins::all().map(|()| 0),
         Task::Docs(args) => docs::main(&args).map(|()| 0),

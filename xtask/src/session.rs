@@ -40,6 +40,7 @@ impl Session {
             rabbitmq_port: None,
             kafka_port: None,
             plain: false,
+            for_figures: false,
             temp: false,
             settings: None,
             timeout: 180,

@@ -77,6 +77,9 @@ pub struct Options {
     /// Plain listeners only: no TLS, no SASL
     #[arg(long)]
     pub plain: bool,
+    /// Kafka with its full compiler and 1 GiB of heap: a slower start, and a rate that may be written down
+    #[arg(long)]
+    pub for_figures: bool,
     /// Data in a temporary folder instead of target/brokers
     #[arg(long)]
     pub temp: bool,
@@ -107,6 +110,9 @@ pub struct Cluster {
     pub tls: Option<PathBuf>,
     pub user: String,
     pub password: String,
+    /// Kafka's JVM as one would run it, not as tests do.
+    #[serde(default)]
+    pub for_figures: bool,
     pub process: Option<Process>,
     /// RabbitMQ's port mapper daemon.
     pub epmd: Option<Process>,
@@ -239,6 +245,7 @@ pub fn start(kind: Kind, options: &Options) -> Result<Cluster> {
         tls,
         user: "helix".to_owned(),
         password: random_hex(12)?,
+        for_figures: options.for_figures,
         process: None,
         epmd: None,
     };

@@ -130,12 +130,16 @@ fn ours(cluster: &Cluster) -> String {
     text
 }
 
-/// The JVM of a broker. C1 only: half the CPU time of a start, and these brokers are not for figures.
-fn broker(heap: &str) -> Command {
+/// The JVM of a broker. For tests C1 only: half the CPU time of a start. For figures the collector and heap of Kafka's own
+/// start script.
+fn broker(for_figures: bool) -> Command {
     let mut java = Command::new("java");
-    java.arg(format!("-Xmx{heap}")).args([
-        "-XX:+UseSerialGC",
-        "-XX:TieredStopAtLevel=1",
+    let kind: &[&str] = if for_figures {
+        &["-Xms1g", "-Xmx1g", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20"]
+    } else {
+        &["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+    };
+    java.args(kind).args([
         "-XX:+ExitOnOutOfMemoryError",
         "-Xshare:auto",
         "-Xlog:cds=off",
@@ -182,7 +186,7 @@ pub fn client(cluster: &Cluster, args: &[String]) -> Result<Command> {
 pub fn launch(cluster: &mut Cluster) -> Result<()> {
     let log = log(cluster);
     rotate(&log)?;
-    let mut java = broker("384m");
+    let mut java = broker(cluster.for_figures);
     java.args(install::archive("broker"))
         .args(["-cp", &install::class_path(), "kafka.Kafka"])
         .arg(properties_file(cluster));

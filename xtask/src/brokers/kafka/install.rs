@@ -151,7 +151,7 @@ fn record(dir: &Path) -> Result<()> {
             home().join(format!("{name}.jsa")).display()
         )
     };
-    let mut java = super::broker("256m");
+    let mut java = super::broker(false);
     java.arg(recording("broker"))
         .args(["-cp", &class_path(), "kafka.Kafka"])
         .arg(&properties);

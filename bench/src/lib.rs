@@ -1,1 +1,0 @@
-//! Our path against hand-written native loops, alternating in one run.
