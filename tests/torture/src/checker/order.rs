@@ -12,19 +12,26 @@ struct Key {
     /// Failed, or came while such a one was open: it may have been moved to the store of the host, and what follows goes
     /// there as well until nothing of the key is left in it.
     stored: BTreeSet<u64>,
+    /// When the last of those ended: the host asks its store whether anything is left, and that takes a moment.
+    emptied: u64,
 }
 
+/// For that moment; a store that is locked or full makes it longer, and takes part of the check away.
+const UNPARK_MS: u64 = 2_000;
+
 impl Key {
-    fn sent(&mut self, sequence: u64) {
+    fn sent(&mut self, sequence: u64, t: u64) {
         self.open.insert(sequence);
-        if !self.stored.is_empty() {
+        if !self.stored.is_empty() || (self.emptied > 0 && t < self.emptied + UNPARK_MS) {
             self.stored.insert(sequence);
         }
     }
 
-    fn ended(&mut self, sequence: u64) {
+    fn ended(&mut self, sequence: u64, t: u64) {
         self.open.remove(&sequence);
-        self.stored.remove(&sequence);
+        if self.stored.remove(&sequence) {
+            self.emptied = t;
+        }
     }
 
     fn failed(&mut self) {
@@ -32,8 +39,9 @@ impl Key {
     }
 }
 
-pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)]) -> Vec<String> {
-    let stalled = |t: u64| stalls.iter().any(|(from, to)| (*from..=*to).contains(&t));
+pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)], no_store: &[(u64, u64)]) -> Vec<String> {
+    let within = |spans: &[(u64, u64)], t: u64| spans.iter().any(|(from, to)| (*from..=*to).contains(&t));
+    let stalled = |t: u64| within(stalls, t);
     let confirmed: HashSet<Id> = events
         .iter()
         .filter_map(|event| match &event.what {
@@ -51,7 +59,7 @@ pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)]) -> Vec<String>
             What::Sent { id, .. } => {
                 // What nobody confirmed may be missing, or may stand at another place of the log.
                 if let Some(id) = Id::parse(id).filter(|id| id.stream.is_keyed() && confirmed.contains(id)) {
-                    keys.entry((id.stream, id.key)).or_default().sent(id.sequence);
+                    keys.entry((id.stream, id.key)).or_default().sent(id.sequence, event.t);
                 }
             }
             What::Confirmed {
@@ -78,7 +86,7 @@ pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)]) -> Vec<String>
                 let fate = Fate::of(seed, &id);
                 let ended = *said == Said::Done || (fate.is_dead() && *attempt >= fate.last_attempt());
                 if ended && !failed.contains(&index) {
-                    key.ended(id.sequence);
+                    key.ended(id.sequence, event.t);
                 } else {
                     key.failed();
                 }
@@ -95,6 +103,9 @@ pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)]) -> Vec<String>
             } => {
                 // Only what the position newly claims; it may go back after a crash of the broker.
                 let from = checked.insert((*stream, *partition), *offset).unwrap_or(0);
+                if within(no_store, event.t) {
+                    continue;
+                }
                 let claimed = log.range((*stream, *partition, from)..(*stream, *partition, (*offset).max(from)));
                 for (_, id) in claimed {
                     let key = keys.entry((id.stream, id.key)).or_default();
