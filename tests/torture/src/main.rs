@@ -9,7 +9,7 @@ use clap::Parser;
 use helix_host::planted::Bug;
 use helix_torture::fault::Fault;
 use helix_torture::message::Stream;
-use helix_torture::{planted, power};
+use helix_torture::{arena, checker, history, planted, power};
 use helix_torture::report::Summary;
 use helix_torture::run::{Plan, run};
 
@@ -33,6 +33,9 @@ struct Args {
     /// Nothing but power cuts of the embedded broker, in this process
     #[arg(long)]
     power: bool,
+    /// Proves a history that was kept, instead of making one
+    #[arg(long)]
+    history: Option<PathBuf>,
     /// The result
     #[arg(long, default_value = "target/torture.json")]
     result: PathBuf,
@@ -88,6 +91,11 @@ async fn go(args: Args) -> Result<()> {
         commit: args.commit.clone(),
         ..Summary::default()
     };
+    if let Some(kept) = &args.history {
+        summary.take(&checker::check(seed, arena::WINDOW, &history::read(kept)?));
+        summary.print();
+        return Ok(());
+    }
     if let Some(names) = &args.planted {
         return on_trial(names, seed, args.seconds, &folder, &args.result, summary).await;
     }

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -20,6 +21,14 @@ pub enum Mode {
 pub struct Proxy {
     pub port: u16,
     state: Arc<State>,
+    accepts: JoinHandle<()>,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepts.abort();
+        self.cut();
+    }
 }
 
 struct State {
@@ -54,8 +63,7 @@ impl Proxy {
             changed: Notify::new(),
         });
         let shared = Arc::clone(&state);
-        // Ends with the process.
-        tokio::spawn(async move {
+        let accepts = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 if shared.mode() == Mode::Refuse {
                     continue;
@@ -63,7 +71,7 @@ impl Proxy {
                 tokio::spawn(connection(client, target, Arc::clone(&shared)));
             }
         });
-        Ok(Self { port, state })
+        Ok(Self { port, state, accepts })
     }
 
     pub fn set(&self, mode: Mode) {

@@ -22,19 +22,25 @@ const UNPARK_MS: u64 = 2_000;
 impl Key {
     fn sent(&mut self, sequence: u64, t: u64) {
         self.open.insert(sequence);
-        if !self.stored.is_empty() || (self.emptied > 0 && t < self.emptied + UNPARK_MS) {
+        if self.in_store(t) {
             self.stored.insert(sequence);
         }
     }
 
+    fn in_store(&self, t: u64) -> bool {
+        !self.stored.is_empty() || (self.emptied > 0 && t < self.emptied + UNPARK_MS)
+    }
+
     fn ended(&mut self, sequence: u64, t: u64) {
-        self.open.remove(&sequence);
-        if self.stored.remove(&sequence) {
+        let again = !self.open.remove(&sequence);
+        // What runs again after a crash may be in the store as well.
+        if self.stored.remove(&sequence) || (again && self.in_store(t)) {
             self.emptied = t;
         }
     }
 
-    fn failed(&mut self) {
+    fn failed(&mut self, sequence: u64) {
+        self.stored.insert(sequence);
         self.stored.extend(&self.open);
     }
 }
@@ -50,6 +56,7 @@ pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)], no_store: &[(u
         })
         .collect();
     let failed = failed(events);
+    let unseen = unseen(events);
     let mut keys: HashMap<(Stream, u32), Key> = HashMap::new();
     let mut log: BTreeMap<(Stream, i64, i64), Id> = BTreeMap::new();
     let mut checked: HashMap<(Stream, i64), i64> = HashMap::new();
@@ -59,7 +66,11 @@ pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)], no_store: &[(u
             What::Sent { id, .. } => {
                 // What nobody confirmed may be missing, or may stand at another place of the log.
                 if let Some(id) = Id::parse(id).filter(|id| id.stream.is_keyed() && confirmed.contains(id)) {
-                    keys.entry((id.stream, id.key)).or_default().sent(id.sequence, event.t);
+                    let key = keys.entry((id.stream, id.key)).or_default();
+                    key.sent(id.sequence, event.t);
+                    if unseen.contains(&id) {
+                        key.failed(id.sequence);
+                    }
                 }
             }
             What::Confirmed {
@@ -88,7 +99,7 @@ pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)], no_store: &[(u
                 if ended && !failed.contains(&index) {
                     key.ended(id.sequence, event.t);
                 } else {
-                    key.failed();
+                    key.failed(id.sequence);
                 }
             }
             What::Overlap { id, other } => {
@@ -136,4 +147,18 @@ fn failed(events: &[Event]) -> HashSet<usize> {
         }
     }
     failed
+}
+
+/// Messages whose first attempt never got as far as telling us: the host was stopped under it. When that was nobody knows.
+fn unseen(events: &[Event]) -> HashSet<Id> {
+    let mut seen: HashMap<&str, u32> = HashMap::new();
+    for event in events {
+        if let What::Ran { id, attempt, .. } = &event.what {
+            seen.entry(id).or_insert(*attempt);
+        }
+    }
+    seen.into_iter()
+        .filter(|(_, first)| *first > 1)
+        .filter_map(|(id, _)| Id::parse(id))
+        .collect()
 }
