@@ -103,8 +103,11 @@ impl Setup {
             .open(&log)
             .unwrap_or_else(|error| panic!("open {}: {error}", log.display()));
         let skip = std::fs::metadata(&log).map_or(0, |m| usize::try_from(m.len()).unwrap_or(0));
+        // More to see while looking for a bug: HELIX_TEST_LOG="debug".
+        let filter =
+            std::env::var("HELIX_TEST_LOG").unwrap_or_else(|_| "info,helix_host::dispatch=debug".to_owned());
         let child = self
-            .command(&["run", "--log", "info,helix_host::dispatch=debug", "--log-json"])
+            .command(&["run", "--log", &filter, "--log-json"])
             .stderr(append)
             .spawn()
             .unwrap_or_else(|error| panic!("start helix: {error}"));

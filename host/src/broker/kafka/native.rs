@@ -142,36 +142,70 @@ unsafe fn slice<'a>(data: *const c_void, len: usize) -> Option<&'a [u8]> {
     (!data.is_null()).then(|| unsafe { std::slice::from_raw_parts(data.cast::<u8>(), len) })
 }
 
+/// Commits whose answers come to a queue of their own. rdkafka's callback hears nothing of a commit that a rebalance refuses
+/// (seen with 2.12.1: "group generation id is not valid" in the log, no callback), and what nobody hears of nobody repeats.
+pub struct Commits(Queue);
+
+impl Commits {
+    pub fn new(client: Handle) -> Result<Self, KafkaError> {
+        let queue = Queue::new(client);
+        queue
+            .map(Self)
+            .ok_or(KafkaError::ConsumerCommit(RDKafkaErrorCode::CriticalSystemResource))
+    }
+
+    /// Exactly one answer follows each `Ok`.
+    pub fn ask(&self, client: Handle, offsets: &TopicPartitionList) -> Result<(), KafkaError> {
+        // SAFETY: client, list and queue are alive; librdkafka copies the list.
+        let sent = unsafe {
+            sys::rd_kafka_commit_queue(client, offsets.ptr(), self.0.0.as_ptr(), None, ptr::null_mut())
+        };
+        match sent {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
+            error => Err(KafkaError::ConsumerCommit(error.into())),
+        }
+    }
+
+    /// The next answer, if it comes in time: the first error, of the whole or of a partition.
+    pub fn answer(&self, limit: Duration) -> Option<Result<(), KafkaError>> {
+        // SAFETY: the queue is alive; event and list are until the event is destroyed, once, at the end.
+        let error = unsafe {
+            let event = sys::rd_kafka_queue_poll(self.0.0.as_ptr(), millis(limit));
+            if event.is_null() {
+                return None;
+            }
+            let mut error = sys::rd_kafka_event_error(event);
+            if let Some(list) = sys::rd_kafka_event_topic_partition_list(event).as_ref()
+                && error == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
+                && !list.elems.is_null()
+            {
+                let count = usize::try_from(list.cnt).unwrap_or(0);
+                let failed = std::slice::from_raw_parts(list.elems, count)
+                    .iter()
+                    .find(|at| at.err != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR);
+                error = failed.map_or(error, |at| at.err);
+            }
+            sys::rd_kafka_event_destroy(event);
+            error
+        };
+        Some(match error {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
+            error => Err(KafkaError::ConsumerCommit(error.into())),
+        })
+    }
+}
+
 /// Commits and waits for the broker's answer, but not for longer than `limit` (rdkafka's own waits without a bound).
 pub fn commit_within(
     client: Handle,
     offsets: &TopicPartitionList,
     limit: Duration,
 ) -> Result<(), KafkaError> {
-    let Some(answers) = Queue::new(client) else {
-        return Err(KafkaError::ConsumerCommit(
-            RDKafkaErrorCode::CriticalSystemResource,
-        ));
-    };
-    // SAFETY: client, list and queue are alive; librdkafka copies the list. The event is destroyed once.
-    let error = unsafe {
-        let sent =
-            sys::rd_kafka_commit_queue(client, offsets.ptr(), answers.0.as_ptr(), None, ptr::null_mut());
-        if sent != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-            return Err(KafkaError::ConsumerCommit(sent.into()));
-        }
-        let event = sys::rd_kafka_queue_poll(answers.0.as_ptr(), millis(limit));
-        if event.is_null() {
-            return Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::OperationTimedOut));
-        }
-        let error = sys::rd_kafka_event_error(event);
-        sys::rd_kafka_event_destroy(event);
-        error
-    };
-    match error {
-        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
-        error => Err(KafkaError::ConsumerCommit(error.into())),
-    }
+    let commits = Commits::new(client)?;
+    commits.ask(client, offsets)?;
+    commits
+        .answer(limit)
+        .unwrap_or(Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::OperationTimedOut)))
 }
 
 /// True when some broker answers a metadata request that asks for no topic in particular (asking for all of them is heavy

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use rdkafka::Offset;
 use rdkafka::TopicPartitionList;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::sync::mpsc;
 
 use super::convert::{Converter, Record};
 use super::desk::Desk;
 use super::ledger::{Ledger, Receive};
-use super::native::{self, Queue};
+use super::native::{self, Commits, Queue};
 use super::rebalance::{Group, LAST_COMMIT, offsets};
 use super::source::Orders;
 use crate::broker::{Delivery, Error, Receipt};
@@ -29,6 +29,8 @@ const FULL: Duration = Duration::from_millis(20);
 /// messages, whichever comes first.
 const COMMIT_EVERY: Duration = Duration::from_millis(200);
 const COMMIT_AT: usize = 5_000;
+/// A commit that is not answered by then is sent again; librdkafka gives up on it much later.
+const NO_ANSWER: Duration = Duration::from_secs(10);
 /// What was released is read again after this, all at once: each seek throws away what was fetched ahead.
 const REDELIVER_EVERY: Duration = Duration::from_millis(250);
 /// How often partitions are put on our queue again, should librdkafka have taken one off.
@@ -43,6 +45,10 @@ pub struct Reader {
     orders: Arc<Orders>,
     batches: mpsc::Sender<Result<Vec<Delivery>, Error>>,
     converter: Converter,
+    /// Where answers to commits arrive.
+    commits: Commits,
+    /// The commit that has no answer yet.
+    asked: Option<Instant>,
     committed: Instant,
     rewound: Instant,
     collected: Instant,
@@ -60,6 +66,8 @@ impl Reader {
         let queue = Queue::new(consumer.client().native_ptr())
             .map(Arc::new)
             .ok_or_else(|| Error::Other("librdkafka gives no queue".to_owned()))?;
+        let commits = Commits::new(consumer.client().native_ptr())
+            .map_err(|e| Error::Other(format!("librdkafka gives no queue: {e}")))?;
         let topic = consumer.context().topic.clone();
         consumer.context().set_queue(Some(queue.clone()));
         consumer
@@ -74,6 +82,8 @@ impl Reader {
             orders,
             batches,
             converter,
+            commits,
+            asked: None,
             committed: now,
             rewound: now,
             collected: now,
@@ -152,7 +162,29 @@ impl Reader {
         Ok(())
     }
 
+    /// What was refused is said again with the next commit.
+    fn hear(&mut self) {
+        let answered = match self.commits.answer(Duration::ZERO) {
+            Some(answer) => answer,
+            None if self.asked.is_some_and(|at| at.elapsed() >= NO_ANSWER) => {
+                Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::OperationTimedOut))
+            }
+            None => return,
+        };
+        self.asked = None;
+        if let Err(error) = answered {
+            // A rebalance refuses commits of the old generation.
+            tracing::debug!(topic = &*self.consumer.context().topic, %error, "commit refused, sent again");
+            self.desk.ledger(Ledger::commit_failed);
+        }
+    }
+
     fn commit(&mut self) {
+        self.hear();
+        // One at a time: a late answer cannot be taken for that of another.
+        if self.asked.is_some() {
+            return;
+        }
         let due = self.committed.elapsed() >= COMMIT_EVERY;
         if !due && self.desk.ledger(|l| l.finished()) < COMMIT_AT {
             return;
@@ -167,10 +199,13 @@ impl Reader {
             return;
         }
         let topic = &self.consumer.context().topic;
-        let sent = offsets(topic, &prefixes).and_then(|list| self.consumer.commit(&list, CommitMode::Async));
-        if let Err(error) = sent {
-            tracing::debug!(topic = &**topic, %error, "commit not sent, tried again");
-            self.desk.ledger(Ledger::commit_failed);
+        let client = self.consumer.client().native_ptr();
+        match offsets(topic, &prefixes).and_then(|list| self.commits.ask(client, &list)) {
+            Ok(()) => self.asked = Some(self.committed),
+            Err(error) => {
+                tracing::debug!(topic = &**topic, %error, "commit not sent, tried again");
+                self.desk.ledger(Ledger::commit_failed);
+            }
         }
     }
 
@@ -267,10 +302,11 @@ impl Reader {
         let Self {
             consumer,
             queue,
+            commits,
             batches,
             ..
         } = self;
-        drop(queue);
+        drop((queue, commits));
         // Revokes (and commits what the last commit could not), leaves the group, and waits for both.
         drop(consumer);
         // Only now: the end of the channel says that everything is over.

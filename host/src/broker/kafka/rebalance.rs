@@ -6,7 +6,7 @@ use std::time::Duration;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::desk::Desk;
@@ -115,19 +115,6 @@ impl ConsumerContext for Group {
     fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         if let Rebalance::Revoke(list) = rebalance {
             self.forget(&partitions(list));
-        }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let failed = result
-            .err()
-            .or_else(|| offsets.elements().iter().find_map(|e| e.error().err()));
-        if let Some(error) = failed
-            && error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset)
-        {
-            // A rebalance refuses commits of the old generation; the next one carries the same offsets.
-            tracing::debug!(topic = &*self.topic, %error, "commit refused, sent again with the next one");
-            self.desk.ledger(super::ledger::Ledger::commit_failed);
         }
     }
 }
