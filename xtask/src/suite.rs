@@ -33,7 +33,10 @@ pub fn main(args: &Args) -> Result<()> {
     let mut env = session::prepare(BROKERS).context("preparing the machine")?;
     install::kcat()?;
     install::faketime()?;
-    env.push(("HELIX_TEST_PYTHON".to_owned(), install::python()?.display().to_string()));
+    env.push((
+        "HELIX_TEST_PYTHON".to_owned(),
+        install::python()?.display().to_string(),
+    ));
     say("building plugins, test guests, host and tests");
     plugins::all()?;
     // One command for all, before the brokers start. One: the same features, so nothing is compiled twice. Before: on two

@@ -26,6 +26,9 @@ pub struct Args {
     /// Only these faults: kill-host, swap-plugin, fill-disk … (see tests/torture/src/fault.rs)
     #[arg(long, value_delimiter = ',')]
     rows: Vec<String>,
+    /// Handlers of keyed messages take so many milliseconds
+    #[arg(long)]
+    slow: Option<u64>,
     /// Hosts with bugs on purpose, all of which have to be caught; by name, or all
     #[arg(long, value_delimiter = ',', num_args = 0.., value_name = "BUG")]
     planted: Option<Vec<String>>,
@@ -89,6 +92,9 @@ pub fn main(args: &Args) -> Result<()> {
         .args(["--commit", &commit()]);
     if let Some(seed) = args.seed {
         command.args(["--seed", &seed.to_string()]);
+    }
+    if let Some(slow) = args.slow {
+        command.args(["--slow", &slow.to_string()]);
     }
     for (flag, values) in [("--broker", &args.broker), ("--rows", &args.rows)] {
         if !values.is_empty() {

@@ -30,7 +30,11 @@ impl Error {
 /// Names inside a component may be any text; a terminal that shows why it was refused must not obey them.
 fn tame(text: &str) -> String {
     let (bytes, lines) = WHAT;
-    let shown: Vec<_> = text.lines().take(lines).map(|line| log::brief(line, bytes)).collect();
+    let shown: Vec<_> = text
+        .lines()
+        .take(lines)
+        .map(|line| log::brief(line, bytes))
+        .collect();
     shown.join("\n")
 }
 

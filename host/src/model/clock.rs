@@ -1,7 +1,7 @@
 //! Time, injected: production reads the system, tests and simulations turn the hands themselves.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
@@ -71,7 +71,9 @@ impl Steady {
         {
             return now;
         }
-        let behind = i64::try_from(wall()).unwrap_or(i64::MAX).saturating_sub_unsigned(now);
+        let behind = i64::try_from(wall())
+            .unwrap_or(i64::MAX)
+            .saturating_sub_unsigned(now);
         self.offset
             .fetch_add(behind.clamp(-SLEW_MS, SLEW_MS), Ordering::Relaxed);
         // Not the corrected time: one look never makes the time go back.
@@ -106,7 +108,10 @@ mod tests {
                 let wall = START.saturating_add(elapsed).saturating_add_signed(jump);
                 let now = steady.now(elapsed, || wall);
                 assert!(now >= last, "{jump}: {last} then {now}");
-                assert!(now.abs_diff(START + elapsed) <= elapsed / 20 + 50, "{jump}: {now} at {elapsed}");
+                assert!(
+                    now.abs_diff(START + elapsed) <= elapsed / 20 + 50,
+                    "{jump}: {now} at {elapsed}"
+                );
                 last = now;
             }
         }

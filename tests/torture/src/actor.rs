@@ -85,7 +85,8 @@ impl Actor {
         if let Some(host) = self.host.take() {
             let (status, log) = host.terminate().await;
             if !status.success() {
-                self.history.wrong(format!("{} ended with {status} on SIGTERM", self.name));
+                self.history
+                    .wrong(format!("{} ended with {status} on SIGTERM", self.name));
             }
             self.panics(&log);
         }
@@ -110,7 +111,8 @@ impl Actor {
         if gone {
             let log = self.host.take().map(|host| host.log_text()).unwrap_or_default();
             let last = log.lines().next_back().unwrap_or_default();
-            self.history.wrong(format!("{} ended by itself: {last}", self.name));
+            self.history
+                .wrong(format!("{} ended by itself: {last}", self.name));
             self.start().await;
         }
     }
@@ -118,7 +120,11 @@ impl Actor {
     /// The next version of the handler: the same code with another digest.
     pub fn swap(&mut self) {
         self.version += 1;
-        guests::install(&self.setup.plugins(), "torture", &guests::version("torture", self.version));
+        guests::install(
+            &self.setup.plugins(),
+            "torture",
+            &guests::version("torture", self.version),
+        );
     }
 
     /// A file that is none.

@@ -157,7 +157,10 @@ impl Arena {
             match actor.unfinished().await {
                 Some((0, 0.0)) => {}
                 Some((retries, in_flight)) => {
-                    left.push((format!("retries pending on {}", actor.name), i64::try_from(retries).unwrap_or(i64::MAX)));
+                    left.push((
+                        format!("retries pending on {}", actor.name),
+                        i64::try_from(retries).unwrap_or(i64::MAX),
+                    ));
                     #[allow(clippy::cast_possible_truncation, reason = "a small number")]
                     left.push((format!("in flight on {}", actor.name), in_flight as i64));
                 }
@@ -198,7 +201,11 @@ impl Arena {
         }
         if self.is_embedded() {
             if let Some(actor) = self.actors.first() {
-                observe::embedded_outputs(&actor.setup.path().join("state/broker.db"), &self.out, &self.history)?;
+                observe::embedded_outputs(
+                    &actor.setup.path().join("state/broker.db"),
+                    &self.out,
+                    &self.history,
+                )?;
             }
         } else {
             observe::kafka_outputs(&self.out, &self.history).await?;

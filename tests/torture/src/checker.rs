@@ -105,7 +105,12 @@ pub fn check(seed: u64, window: u64, events: &[Event]) -> Report {
             Effect::Rebalance | Effect::Redelivers | Effect::Stalls => 2 * REDELIVERED * window,
         })
         .sum::<u64>();
-    report.order_breaks.extend(order::breaks(seed, events, &overlapping(&spans), &without_store(&spans)));
+    report.order_breaks.extend(order::breaks(
+        seed,
+        events,
+        &overlapping(&spans),
+        &without_store(&spans),
+    ));
     report
 }
 
@@ -207,20 +212,24 @@ fn lives(seed: u64, spans: &[Span], events: &[Event], report: &mut Report) -> Ha
                         _ => "none",
                     };
                     if !class.starts_with(expected) {
-                        report
-                            .unexpected
-                            .push(format!("{id} is a letter ({class}) on {instance}, expected {expected}"));
+                        report.unexpected.push(format!(
+                            "{id} is a letter ({class}) on {instance}, expected {expected}"
+                        ));
                     }
                     life.letters.push(instance.clone());
                 }
-                None => report.unexpected.push(format!("letter of {id:?}, which nobody sent")),
+                None => report
+                    .unexpected
+                    .push(format!("letter of {id:?}, which nobody sent")),
             },
             What::Output { id, attempt, said } => match known(&mut lives, id) {
-                Some((id, _)) if *said != Said::Done => report
-                    .unexpected
-                    .push(format!("output of attempt {attempt} of {id}, which said {said:?}")),
+                Some((id, _)) if *said != Said::Done => report.unexpected.push(format!(
+                    "output of attempt {attempt} of {id}, which said {said:?}"
+                )),
                 Some((id, _)) => *outputs.entry(id).or_default() += 1,
-                None => report.unexpected.push(format!("output of {id:?}, which nobody sent")),
+                None => report
+                    .unexpected
+                    .push(format!("output of {id:?}, which nobody sent")),
             },
             What::Wrong { what } => report.unexpected.push(what.clone()),
             What::Left { what, count } => report.left.push(format!("{count} {what}")),
@@ -231,7 +240,9 @@ fn lives(seed: u64, spans: &[Span], events: &[Event], report: &mut Report) -> Ha
     for (id, life) in &lives {
         // Output is sent before its input is acknowledged: each handled message that has one has it at the end.
         if outputs.contains_key(id) && life.ends.is_empty() {
-            report.unexpected.push(format!("output of {id}, which did not run to its end"));
+            report
+                .unexpected
+                .push(format!("output of {id}, which did not run to its end"));
         }
     }
     lives
@@ -248,7 +259,11 @@ fn settle(seed: u64, spans: &[Span], lives: &HashMap<Id, Life>, report: &mut Rep
     for id in ids {
         let Some(life) = lives.get(id) else { continue };
         let dead = Fate::of(seed, id).is_dead();
-        let ended = if dead { !life.letters.is_empty() } else { !life.ends.is_empty() };
+        let ended = if dead {
+            !life.letters.is_empty()
+        } else {
+            !life.ends.is_empty()
+        };
         report.messages += 1;
         report.confirmed += u64::from(life.confirmed);
         report.handled += u64::from(!dead && ended);
@@ -263,7 +278,9 @@ fn settle(seed: u64, spans: &[Span], lives: &HashMap<Id, Life>, report: &mut Rep
             ));
         }
         if !dead && !life.letters.is_empty() {
-            report.unexpected.push(format!("{id} has a letter and is not dead"));
+            report
+                .unexpected
+                .push(format!("{id} has a letter and is not dead"));
         }
         let again = life.sent - 1;
         report.duplicates_allowed += again;
@@ -273,7 +290,9 @@ fn settle(seed: u64, spans: &[Span], lives: &HashMap<Id, Life>, report: &mut Rep
         let own = life.letters.len() as u64;
         let hosts = letters.len() as u64;
         if own > hosts + again {
-            report.unexpected.push(format!("{id} has {own} letters on {hosts} hosts"));
+            report
+                .unexpected
+                .push(format!("{id} has {own} letters on {hosts} hosts"));
         }
         let mut repeats = life.ends.iter();
         let Some(first) = repeats.next() else { continue };
@@ -287,7 +306,9 @@ fn settle(seed: u64, spans: &[Span], lives: &HashMap<Id, Life>, report: &mut Rep
                     Effect::Redelivers | Effect::Stalls => true,
                 });
             if !explained {
-                report.unexplained.push(format!("{id} at {first} ms and again at {at} ms"));
+                report
+                    .unexplained
+                    .push(format!("{id} at {first} ms and again at {at} ms"));
             }
         }
     }

@@ -57,9 +57,11 @@ impl Fault {
 
     fn effect(self) -> Effect {
         match self {
-            Self::KillHost | Self::ResetConnections | Self::KillRabbitmq | Self::KillKafka | Self::StopRabbitmq => {
-                Effect::Redelivers
-            }
+            Self::KillHost
+            | Self::ResetConnections
+            | Self::KillRabbitmq
+            | Self::KillKafka
+            | Self::StopRabbitmq => Effect::Redelivers,
             Self::StopHost | Self::StopKafka | Self::BlackHole => Effect::Stalls,
             Self::DrainHost | Self::JoinLeave => Effect::Rebalance,
             Self::SwapPlugin
@@ -74,9 +76,12 @@ impl Fault {
     /// Does this arena have what it disturbs?
     pub fn fits(self, arena: &Arena) -> bool {
         match self {
-            Self::KillHost | Self::StopHost | Self::DrainHost | Self::SwapPlugin | Self::ReloadConfig | Self::LockStore => {
-                true
-            }
+            Self::KillHost
+            | Self::StopHost
+            | Self::DrainHost
+            | Self::SwapPlugin
+            | Self::ReloadConfig
+            | Self::LockStore => true,
             Self::JoinLeave => !arena.is_embedded(),
             Self::KillRabbitmq | Self::StopRabbitmq => arena.has("rabbitmq"),
             Self::KillKafka | Self::StopKafka => arena.has("kafka"),
@@ -117,7 +122,12 @@ fn seconds(dice: &mut Dice, low: u64, high: u64) -> Duration {
 
 async fn act(fault: Fault, arena: &mut Arena, dice: &mut Dice) -> Result<()> {
     // Only those that are meant to run: the first ones.
-    let hosts = arena.actors.iter().filter(|actor| actor.host().is_some()).count().max(1);
+    let hosts = arena
+        .actors
+        .iter()
+        .filter(|actor| actor.host().is_some())
+        .count()
+        .max(1);
     let victim = usize::try_from(dice.between(0, hosts as u64))?;
     match fault {
         Fault::KillHost => {
@@ -128,7 +138,11 @@ async fn act(fault: Fault, arena: &mut Arena, dice: &mut Dice) -> Result<()> {
             }
         }
         Fault::StopHost => {
-            let pause = if dice.roll() % 2 == 0 { seconds(dice, 7, 10) } else { seconds(dice, 1, 3) };
+            let pause = if dice.roll() % 2 == 0 {
+                seconds(dice, 7, 10)
+            } else {
+                seconds(dice, 1, 3)
+            };
             if let Some(actor) = arena.actors.get(victim) {
                 actor.signal(libc::SIGSTOP);
                 sleep(pause).await;
@@ -229,9 +243,8 @@ async fn broker(verbs: &'static [&'static str; 2], kind: &'static str, pause: Du
 async fn reload(arena: &Arena, dice: &mut Dice) -> Result<()> {
     let concurrency = dice.between(4, 24);
     for actor in arena.actors.iter().filter(|actor| actor.host().is_some()) {
-        let before = actor.edit(|toml| {
-            toml.replace("concurrency = 16", &format!("concurrency = {concurrency}"))
-        })?;
+        let before =
+            actor.edit(|toml| toml.replace("concurrency = 16", &format!("concurrency = {concurrency}")))?;
         sleep(Duration::from_millis(700)).await;
         actor.edit(|_| format!("{before}\n[[routes]]\nqueue = 7\n"))?;
         sleep(Duration::from_millis(700)).await;

@@ -58,12 +58,7 @@ impl Flow {
 
     /// It is handled, given up on, or was never taken.
     pub fn leave(&self, id: &Id) {
-        let left = self.with(|books| {
-            books
-                .open
-                .get_mut(&id.stream)
-                .is_some_and(|open| open.remove(id))
-        });
+        let left = self.with(|books| books.open.get_mut(&id.stream).is_some_and(|open| open.remove(id)));
         if left {
             self.changed.notify_waiters();
         }

@@ -9,9 +9,10 @@ use clap::Parser;
 use helix_host::planted::Bug;
 use helix_torture::fault::Fault;
 use helix_torture::message::Stream;
-use helix_torture::{arena, checker, history, planted, power};
 use helix_torture::report::Summary;
 use helix_torture::run::{Plan, run};
+use helix_torture::sink::Slow;
+use helix_torture::{arena, checker, history, planted, power};
 
 #[derive(Parser)]
 struct Args {
@@ -27,6 +28,9 @@ struct Args {
     /// Only these faults
     #[arg(long, value_delimiter = ',')]
     rows: Vec<Fault>,
+    /// Handlers of keyed messages take so many milliseconds, all of them
+    #[arg(long)]
+    slow: Option<u64>,
     /// Hosts with one bug each, by name; without names all of them
     #[arg(long, value_delimiter = ',', num_args = 0..)]
     planted: Option<Vec<String>>,
@@ -85,7 +89,10 @@ fn power() -> ExitCode {
 
 async fn go(args: Args) -> Result<()> {
     let seed = args.seed.unwrap_or_else(random);
-    let folder = args.result.parent().map_or_else(|| PathBuf::from("."), |dir| dir.join("torture"));
+    let folder = args
+        .result
+        .parent()
+        .map_or_else(|| PathBuf::from("."), |dir| dir.join("torture"));
     let mut summary = Summary {
         seed,
         commit: args.commit.clone(),
@@ -108,6 +115,10 @@ async fn go(args: Args) -> Result<()> {
         time: Duration::from_secs(args.seconds),
         streams,
         rows: args.rows,
+        slow: args.slow.map_or_else(Slow::default, |ms| Slow {
+            every: 1,
+            time: Duration::from_millis(ms),
+        }),
         env: Vec::new(),
         history: folder.join(format!("history-{seed}.jsonl")),
     };
@@ -156,7 +167,12 @@ async fn on_trial(
         summary.planted.push(trial);
     }
     summary.write(result)?;
-    let missed: Vec<&str> = summary.planted.iter().filter(|t| !t.caught).map(|t| t.bug).collect();
+    let missed: Vec<&str> = summary
+        .planted
+        .iter()
+        .filter(|t| !t.caught)
+        .map(|t| t.bug)
+        .collect();
     if !missed.is_empty() {
         bail!("missed: {}", missed.join(", "));
     }
@@ -166,5 +182,8 @@ async fn on_trial(
 /// Six digits are enough to tell runs apart, and are typed without mistakes.
 fn random() -> u64 {
     use std::hash::{BuildHasher, Hasher};
-    std::collections::hash_map::RandomState::new().build_hasher().finish() % 1_000_000
+    std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish()
+        % 1_000_000
 }

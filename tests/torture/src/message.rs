@@ -215,7 +215,13 @@ mod tests {
             .collect();
         let count = |fate| fates.iter().filter(|f| **f == fate).count();
         assert!(count(Fate::Done) > 95_000);
-        for fate in [Fate::RetryOnce, Fate::RetryTwice, Fate::Reject, Fate::Trap, Fate::LoopOnce] {
+        for fate in [
+            Fate::RetryOnce,
+            Fate::RetryTwice,
+            Fate::Reject,
+            Fate::Trap,
+            Fate::LoopOnce,
+        ] {
             assert!(count(fate) > 0, "{fate:?}");
         }
     }

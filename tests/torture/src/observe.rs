@@ -15,9 +15,7 @@ use helix_host::store::{DeadLetters, LetterFilter, Page};
 use serde_json::Value;
 
 pub use embedded::{commits as embedded_commits, depth as embedded_depth, lock, outputs as embedded_outputs};
-pub use kafka::{
-    commits as kafka_commits, create_topics, lag as kafka_lag, outputs as kafka_outputs,
-};
+pub use kafka::{commits as kafka_commits, create_topics, lag as kafka_lag, outputs as kafka_outputs};
 pub use rabbitmq::{declare as declare_queue, depth as rabbitmq_depth};
 
 use crate::history::{History, Said, What};

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::fault::Fault;
 use crate::message::{Stream, mix};
 use crate::run::{Plan, run};
+use crate::sink::Slow;
 
 #[derive(Debug, Serialize)]
 pub struct Trial {
@@ -24,7 +25,9 @@ fn lure(bug: Bug) -> (Vec<Stream>, Vec<Fault>) {
     use Stream::{EmbeddedEvents, EmbeddedTasks, KafkaEvents, RabbitTasks};
     let embedded = vec![EmbeddedTasks, EmbeddedEvents];
     match bug {
-        Bug::AckBeforeHandle | Bug::DeadLetterAfterAck | Bug::RetryRowAfterAck => (embedded, vec![Fault::KillHost]),
+        Bug::AckBeforeHandle | Bug::DeadLetterAfterAck | Bug::RetryRowAfterAck => {
+            (embedded, vec![Fault::KillHost])
+        }
         Bug::CommitMaximum => (vec![KafkaEvents], vec![Fault::KillHost]),
         Bug::NoFence => (vec![KafkaEvents, RabbitTasks], vec![Fault::JoinLeave]),
         Bug::OutputBeforeDone | Bug::PermitLeakedOnTrap => (embedded, vec![Fault::ReloadConfig]),
@@ -32,6 +35,17 @@ fn lure(bug: Bug) -> (Vec<Stream>, Vec<Fault>) {
         Bug::WallClockDeadline => (embedded, vec![Fault::JumpClock]),
         // No kill shows this one: power has to fail.
         Bug::FsyncSkipped => (Vec::new(), Vec::new()),
+    }
+}
+
+/// What runs without a right to is seen when it runs long enough to meet who has it.
+fn slow(bug: Bug) -> Slow {
+    match bug {
+        Bug::NoFence => Slow {
+            every: 1,
+            time: Duration::from_millis(300),
+        },
+        _ => Slow::default(),
     }
 }
 
@@ -48,6 +62,7 @@ pub async fn trial(bug: Bug, seed: u64, time: Duration, folder: &std::path::Path
             time,
             streams,
             rows,
+            slow: slow(bug),
             env: vec![("HELIX_PLANTED".to_owned(), bug.name().to_owned())],
             history: folder.join(format!("history-{}.jsonl", bug.name())),
         };

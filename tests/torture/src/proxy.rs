@@ -93,7 +93,10 @@ async fn connection(client: TcpStream, target: u16, state: Arc<State>) {
         return;
     };
     // A reset, not an orderly end: SO_LINGER of zero makes close(2) send RST.
-    #[allow(deprecated, reason = "zero does not block; the other constructor wants another crate")]
+    #[allow(
+        deprecated,
+        reason = "zero does not block; the other constructor wants another crate"
+    )]
     for stream in [&client, &server] {
         let _ = stream.set_linger(Some(std::time::Duration::ZERO));
         let _ = stream.set_nodelay(true);

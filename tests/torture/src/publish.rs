@@ -78,7 +78,8 @@ impl Desk {
 
     /// The manual's flat JSON.
     fn flat(&self, id: &Id) -> String {
-        json!({ "id": id.to_string(), "type": "torture", "payload": self.orders.payload(id, &self.out) }).to_string()
+        json!({ "id": id.to_string(), "type": "torture", "payload": self.orders.payload(id, &self.out) })
+            .to_string()
     }
 }
 

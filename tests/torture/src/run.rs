@@ -15,7 +15,7 @@ use crate::flow::Flow;
 use crate::history::History;
 use crate::message::{Dice, Orders, Stream, mix};
 use crate::publish::Parts;
-use crate::sink;
+use crate::sink::{self, Slow};
 
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -25,6 +25,7 @@ pub struct Plan {
     pub streams: Vec<Stream>,
     /// None: all that fit.
     pub rows: Vec<Fault>,
+    pub slow: Slow,
     /// For hosts.
     pub env: Vec<(String, String)>,
     pub history: PathBuf,
@@ -49,7 +50,7 @@ pub async fn run(plan: &Plan) -> Result<Done> {
     let began = Instant::now();
     let history = Arc::new(History::create(&plan.history)?);
     let flow = Arc::new(Flow::new(arena::limits()));
-    let sink = sink::serve(Arc::clone(&history), Arc::clone(&flow), plan.seed).await?;
+    let sink = sink::serve(Arc::clone(&history), Arc::clone(&flow), plan.seed, plan.slow).await?;
     let parts = Parts {
         orders: Orders {
             seed: plan.seed,
@@ -73,7 +74,10 @@ pub async fn run(plan: &Plan) -> Result<Done> {
     parts.stop.cancel();
     let limit = Duration::from_millis(DRAIN_LIMIT_MS) + Duration::from_secs(30);
     // Publishers finish what they have in doubt; they need the hosts for that.
-    if tokio::time::timeout(limit, async { while publishers.join_next().await.is_some() {} }).await.is_err() {
+    if tokio::time::timeout(limit, async { while publishers.join_next().await.is_some() {} })
+        .await
+        .is_err()
+    {
         history.wrong("publishers could not finish: something never answered");
     }
     for arena in &mut arenas {
@@ -105,13 +109,23 @@ fn keep_logs(arena: &Arena, history: &std::path::Path) {
 
 async fn arenas(plan: &Plan, parts: &Parts) -> Result<Vec<Arena>> {
     let mut arenas = Vec::new();
-    let (embedded, brokers): (Vec<Stream>, Vec<Stream>) =
-        plan.streams.iter().partition(|stream| stream.broker() == "embedded");
+    let (embedded, brokers): (Vec<Stream>, Vec<Stream>) = plan
+        .streams
+        .iter()
+        .partition(|stream| stream.broker() == "embedded");
     if !embedded.is_empty() {
-        arenas.push(Arena::embedded(parts, &plan.env).await.context("embedded arena")?);
+        arenas.push(
+            Arena::embedded(parts, &plan.env)
+                .await
+                .context("embedded arena")?,
+        );
     }
     if !brokers.is_empty() {
-        arenas.push(Arena::brokers(parts, &brokers, &plan.env).await.context("brokers arena")?);
+        arenas.push(
+            Arena::brokers(parts, &brokers, &plan.env)
+                .await
+                .context("brokers arena")?,
+        );
     }
     if arenas.is_empty() {
         bail!("nothing to torture: no broker was chosen");
@@ -136,13 +150,22 @@ async fn disturb(plan: &Plan, arenas: &mut [Arena], history: &History, flow: &Fl
             while Instant::now() < until {
                 tokio::time::sleep(Duration::from_millis(dice.between(CALM_MS.0, CALM_MS.1))).await;
                 let gentle = (began.elapsed().as_secs() / STRETCH.as_secs()) % 2 == 1;
-                let mut choice: Vec<Fault> = fitting.iter().copied().filter(|f| f.is_gentle() == gentle).collect();
+                let mut choice: Vec<Fault> = fitting
+                    .iter()
+                    .copied()
+                    .filter(|f| f.is_gentle() == gentle)
+                    .collect();
                 if choice.is_empty() {
                     choice.clone_from(&fitting);
                 }
                 let chosen = usize::try_from(dice.between(0, choice.len() as u64))?;
                 let Some(fault) = choice.get(chosen) else { break };
-                schedule.push(format!("{:.1}s {} {}", began.elapsed().as_secs_f64(), arena.name, fault.name()));
+                schedule.push(format!(
+                    "{:.1}s {} {}",
+                    began.elapsed().as_secs_f64(),
+                    arena.name,
+                    fault.name()
+                ));
                 eprintln!(
                     "torture: {:6.1} s  {:8}  {:18} {} published",
                     began.elapsed().as_secs_f64(),

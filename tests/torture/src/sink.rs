@@ -16,14 +16,28 @@ use crate::flow::Flow;
 use crate::history::{History, Said, What};
 use crate::message::{Fate, Id, Stream, mix};
 
-/// One message in so many keeps its handler busy, so that there is always something in flight.
-const SLOW_EVERY: u64 = 50;
-const SLOW: Duration = Duration::from_millis(30);
+/// Which messages of a key keep their handler busy, so that there is always something in flight.
+#[derive(Debug, Clone, Copy)]
+pub struct Slow {
+    /// One in so many.
+    pub every: u64,
+    pub time: Duration,
+}
+
+impl Default for Slow {
+    fn default() -> Self {
+        Self {
+            every: 50,
+            time: Duration::from_millis(30),
+        }
+    }
+}
 
 pub struct Sink {
     pub history: Arc<History>,
     pub flow: Arc<Flow>,
     pub seed: u64,
+    pub slow: Slow,
     /// Which message of a key is being handled.
     running: Mutex<HashMap<Key, String>>,
 }
@@ -43,11 +57,12 @@ struct Ran {
 ///
 /// # Errors
 /// When no port is free.
-pub async fn serve(history: Arc<History>, flow: Arc<Flow>, seed: u64) -> Result<String> {
+pub async fn serve(history: Arc<History>, flow: Arc<Flow>, seed: u64, slow: Slow) -> Result<String> {
     let sink = Arc::new(Sink {
         history,
         flow,
         seed,
+        slow,
         running: Mutex::default(),
     });
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -76,9 +91,9 @@ async fn ran(State(sink): State<Arc<Sink>>, Query(ran): Query<Ran>) -> StatusCod
     }
     if id.stream.is_keyed() {
         sink.alone(id, &ran.id);
-        if mix(id.sequence) % SLOW_EVERY == 0 {
+        if mix(id.sequence) % sink.slow.every == 0 {
             let _busy = Busy::new(&sink, id, ran.id);
-            tokio::time::sleep(SLOW).await;
+            tokio::time::sleep(sink.slow.time).await;
         }
     }
     StatusCode::NO_CONTENT

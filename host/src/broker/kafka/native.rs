@@ -149,9 +149,9 @@ pub struct Commits(Queue);
 impl Commits {
     pub fn new(client: Handle) -> Result<Self, KafkaError> {
         let queue = Queue::new(client);
-        queue
-            .map(Self)
-            .ok_or(KafkaError::ConsumerCommit(RDKafkaErrorCode::CriticalSystemResource))
+        queue.map(Self).ok_or(KafkaError::ConsumerCommit(
+            RDKafkaErrorCode::CriticalSystemResource,
+        ))
     }
 
     /// Exactly one answer follows each `Ok`.
@@ -203,9 +203,9 @@ pub fn commit_within(
 ) -> Result<(), KafkaError> {
     let commits = Commits::new(client)?;
     commits.ask(client, offsets)?;
-    commits
-        .answer(limit)
-        .unwrap_or(Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::OperationTimedOut)))
+    commits.answer(limit).unwrap_or(Err(KafkaError::ConsumerCommit(
+        RDKafkaErrorCode::OperationTimedOut,
+    )))
 }
 
 /// True when some broker answers a metadata request that asks for no topic in particular (asking for all of them is heavy

@@ -23,7 +23,9 @@ const KEYS: u32 = 48;
 const HTTP_WORKERS: u32 = 4;
 
 fn port(name: &str) -> Result<u16> {
-    variable(name).parse().with_context(|| format!("{name} is no port"))
+    variable(name)
+        .parse()
+        .with_context(|| format!("{name} is no port"))
 }
 
 pub async fn arena(parts: &Parts, streams: &[Stream], env: &[(String, String)]) -> Result<Arena> {
@@ -34,7 +36,11 @@ pub async fn arena(parts: &Parts, streams: &[Stream], env: &[(String, String)]) 
         unique("torture"),
     );
     let rabbit = Proxy::start(0, port("HELIX_TEST_RABBITMQ_PORT")?).await?;
-    let proxy = Proxy::start(port("HELIX_TEST_KAFKA_PROXY_PORT")?, port("HELIX_TEST_KAFKA_PROXIED_PORT")?).await?;
+    let proxy = Proxy::start(
+        port("HELIX_TEST_KAFKA_PROXY_PORT")?,
+        port("HELIX_TEST_KAFKA_PROXIED_PORT")?,
+    )
+    .await?;
     observe::create_topics(&[&topic, &out], PARTITIONS).await?;
     observe::declare_queue(&queue).await?;
     let topology = format!(
@@ -103,7 +109,8 @@ pub fn publish(arena: &Arena, parts: &Parts, tasks: &mut JoinSet<()>) {
                 let seed = mix(parts.orders.seed);
                 tasks.spawn(async move {
                     if let Err(error) = kafka::run(Arc::clone(&desk), KEYS, seed).await {
-                        desk.history.wrong(format!("the observer cannot publish to Kafka: {error}"));
+                        desk.history
+                            .wrong(format!("the observer cannot publish to Kafka: {error}"));
                     }
                 });
             }

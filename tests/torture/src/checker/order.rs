@@ -82,7 +82,9 @@ pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)], no_store: &[(u
                     log.insert((id.stream, *partition, *offset), id);
                 }
             }
-            What::Ran { id, attempt, said, .. } => {
+            What::Ran {
+                id, attempt, said, ..
+            } => {
                 let Some(id) = Id::parse(id).filter(|id| id.stream.is_keyed()) else {
                     continue;
                 };
@@ -92,7 +94,10 @@ pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)], no_store: &[(u
                     && *first < id.sequence
                     && key.open.contains(&id.sequence)
                 {
-                    out.push(format!("{id} ran before {first} of its key had ended, at {} ms", event.t));
+                    out.push(format!(
+                        "{id} ran before {first} of its key had ended, at {} ms",
+                        event.t
+                    ));
                 }
                 let fate = Fate::of(seed, &id);
                 let ended = *said == Said::Done || (fate.is_dead() && *attempt >= fate.last_attempt());
@@ -104,7 +109,10 @@ pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)], no_store: &[(u
             }
             What::Overlap { id, other } => {
                 if !stalled(event.t) {
-                    out.push(format!("{id} ran while {other} of its key was running, at {} ms", event.t));
+                    out.push(format!(
+                        "{id} ran while {other} of its key was running, at {} ms",
+                        event.t
+                    ));
                 }
             }
             What::Committed {
@@ -117,7 +125,8 @@ pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)], no_store: &[(u
                 if within(no_store, event.t) {
                     continue;
                 }
-                let claimed = log.range((*stream, *partition, from)..(*stream, *partition, (*offset).max(from)));
+                let claimed =
+                    log.range((*stream, *partition, from)..(*stream, *partition, (*offset).max(from)));
                 for (_, id) in claimed {
                     let key = keys.entry((id.stream, id.key)).or_default();
                     if key.open.contains(&id.sequence) && !key.stored.contains(&id.sequence) {

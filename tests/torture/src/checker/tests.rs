@@ -122,7 +122,10 @@ fn a_run_without_a_fault_is_clean() {
 fn a_confirmed_message_without_an_end_is_lost_and_one_in_doubt_is_not() {
     let report = Story::new().sent(1, task(Fate::Done)).report();
     assert_eq!(report.lost.len(), 1);
-    let report = Story::new().sent(1, task(Fate::Reject)).ran(2, task(Fate::Reject), 1, Said::Reject).report();
+    let report = Story::new()
+        .sent(1, task(Fate::Reject))
+        .ran(2, task(Fate::Reject), 1, Said::Reject)
+        .report();
     assert_eq!(report.lost.len(), 1, "a rejected message without a letter");
     let doubt = What::Sent {
         id: task(Fate::Done).to_string(),
@@ -136,7 +139,13 @@ fn what_nobody_sent_or_ordered_is_unexpected() {
     let (done, dead) = (task(Fate::Done), task(Fate::Reject));
     let base = || Story::new().sent(1, done).ran(2, done, 1, Said::Done);
     assert_eq!(base().ran(3, dead, 1, Said::Reject).report().unexpected.len(), 1);
-    assert!(!base().letter(3, done, "rejected", "a").report().unexpected.is_empty());
+    assert!(
+        !base()
+            .letter(3, done, "rejected", "a")
+            .report()
+            .unexpected
+            .is_empty()
+    );
     let output = |said| What::Output {
         id: done.to_string(),
         attempt: 1,
@@ -144,9 +153,15 @@ fn what_nobody_sent_or_ordered_is_unexpected() {
     };
     assert_eq!(base().at(3, output(Said::Done)).report().unexpected.len(), 0);
     assert_eq!(base().at(3, output(Said::Retry)).report().unexpected.len(), 1);
-    let wrong = Story::new().sent(1, dead).letter(2, dead, "timeout", "a").report();
+    let wrong = Story::new()
+        .sent(1, dead)
+        .letter(2, dead, "timeout", "a")
+        .report();
     assert_eq!(wrong.unexpected.len(), 1, "another class than ordered");
-    let twice = Story::new().sent(1, dead).letter(2, dead, "rejected", "a").letter(2, dead, "rejected", "a");
+    let twice = Story::new()
+        .sent(1, dead)
+        .letter(2, dead, "rejected", "a")
+        .letter(2, dead, "rejected", "a");
     assert_eq!(twice.report().unexpected.len(), 1, "two letters in one store");
 }
 
@@ -156,7 +171,10 @@ fn an_attempt_that_nobody_ordered_needs_a_stall() {
     let story = || Story::new().sent(1, done);
     let late = |story: Story| story.ran(500, done, 2, Said::Done).report();
     assert_eq!(late(story()).unexpected.len(), 1);
-    assert_eq!(late(story().fault(10, 20, Effect::Redelivers)).unexpected.len(), 1);
+    assert_eq!(
+        late(story().fault(10, 20, Effect::Redelivers)).unexpected.len(),
+        1
+    );
     assert_eq!(late(story().fault(10, 20, Effect::Stalls)).unexpected.len(), 0);
 }
 
@@ -171,10 +189,30 @@ fn a_duplicate_needs_a_fault_that_explains_it() {
     };
     let sent = || Story::new().sent(1, done);
     assert_eq!(twice(sent()).unexplained.len(), 1);
-    assert_eq!(twice(sent().fault(99_990, 100_010, Effect::None)).unexplained.len(), 1);
-    assert_eq!(twice(sent().fault(99_990, 100_010, Effect::Rebalance)).unexplained.len(), 1, "no partition");
-    assert_eq!(twice(sent().fault(99_990, 100_010, Effect::Redelivers)).unexplained.len(), 0);
-    assert_eq!(twice(sent().fault(10, 20, Effect::Redelivers)).unexplained.len(), 1, "long over");
+    assert_eq!(
+        twice(sent().fault(99_990, 100_010, Effect::None))
+            .unexplained
+            .len(),
+        1
+    );
+    assert_eq!(
+        twice(sent().fault(99_990, 100_010, Effect::Rebalance))
+            .unexplained
+            .len(),
+        1,
+        "no partition"
+    );
+    assert_eq!(
+        twice(sent().fault(99_990, 100_010, Effect::Redelivers))
+            .unexplained
+            .len(),
+        0
+    );
+    assert_eq!(
+        twice(sent().fault(10, 20, Effect::Redelivers)).unexplained.len(),
+        1,
+        "long over"
+    );
     let again = What::Sent {
         id: done.to_string(),
         again: true,
@@ -186,7 +224,10 @@ fn a_duplicate_needs_a_fault_that_explains_it() {
 fn a_key_out_of_order_is_found_and_a_rerun_after_a_crash_is_not() {
     let ids = events(3);
     let sent = || ids.iter().fold(Story::new(), |story, id| story.sent(1, *id));
-    let swapped = sent().ran(2, ids[1], 1, Said::Done).ran(3, ids[0], 1, Said::Done).ran(4, ids[2], 1, Said::Done);
+    let swapped = sent()
+        .ran(2, ids[1], 1, Said::Done)
+        .ran(3, ids[0], 1, Said::Done)
+        .ran(4, ids[2], 1, Said::Done);
     assert_eq!(swapped.report().order_breaks.len(), 1);
     let rerun = sent()
         .ran(2, ids[0], 1, Said::Done)
@@ -202,10 +243,19 @@ fn a_key_out_of_order_is_found_and_a_rerun_after_a_crash_is_not() {
 fn a_follower_may_not_run_while_its_head_waits_for_a_retry() {
     let head = find(Stream::KafkaEvents, Fate::RetryOnce, 0);
     let follower = find(Stream::KafkaEvents, Fate::Done, head.sequence + 1);
-    let story = || Story::new().sent(1, head).sent(1, follower).ran(2, head, 1, Said::Retry);
-    let good = story().ran(3, head, 2, Said::Done).ran(4, follower, 1, Said::Done);
+    let story = || {
+        Story::new()
+            .sent(1, head)
+            .sent(1, follower)
+            .ran(2, head, 1, Said::Retry)
+    };
+    let good = story()
+        .ran(3, head, 2, Said::Done)
+        .ran(4, follower, 1, Said::Done);
     assert_eq!(good.report().order_breaks.len(), 0);
-    let bad = story().ran(3, follower, 1, Said::Done).ran(4, head, 2, Said::Done);
+    let bad = story()
+        .ran(3, follower, 1, Said::Done)
+        .ran(4, head, 2, Said::Done);
     assert_eq!(bad.report().order_breaks.len(), 1);
 }
 
@@ -248,5 +298,13 @@ fn what_is_left_and_a_late_drain_are_told() {
         arena: "x".to_owned(),
         ms: DRAIN_LIMIT_MS + 1,
     };
-    assert_eq!(Story::new().at(1, left).at(2, drained).report().faults_found().len(), 2);
+    assert_eq!(
+        Story::new()
+            .at(1, left)
+            .at(2, drained)
+            .report()
+            .faults_found()
+            .len(),
+        2
+    );
 }

@@ -23,8 +23,9 @@ fn open(file: &Path) -> rusqlite::Result<Connection> {
 /// Our group's positions by partition.
 fn positions(file: &Path, topic: &str) -> rusqlite::Result<Vec<(i64, i64)>> {
     let db = open(file)?;
-    let mut select =
-        db.prepare("SELECT p.part, o.off FROM offsets o JOIN partition p ON p.no = o.part WHERE p.topic = ?1")?;
+    let mut select = db.prepare(
+        "SELECT p.part, o.off FROM offsets o JOIN partition p ON p.no = o.part WHERE p.topic = ?1",
+    )?;
     let rows = select.query_map([topic], |row| Ok((row.get(0)?, row.get(1)?)))?;
     rows.collect()
 }
@@ -38,7 +39,11 @@ pub fn commits(
 ) {
     let (history, stop) = (Arc::clone(history), stop.clone());
     tasks.spawn(async move {
-        while stop.run_until_cancelled(tokio::time::sleep(COMMITS_EVERY)).await.is_some() {
+        while stop
+            .run_until_cancelled(tokio::time::sleep(COMMITS_EVERY))
+            .await
+            .is_some()
+        {
             // A file that is being opened or is locked for a moment is looked at the next time.
             for (partition, offset) in positions(&file, &topic).unwrap_or_default() {
                 history.add(What::Committed {
@@ -63,8 +68,10 @@ pub fn depth(file: &Path, stream: Stream, name: &str) -> Option<i64> {
         )
         .ok()
     } else {
-        db.query_row("SELECT depth FROM queue WHERE name = ?1", [name], |row| row.get(0))
-            .ok()
+        db.query_row("SELECT depth FROM queue WHERE name = ?1", [name], |row| {
+            row.get(0)
+        })
+        .ok()
     }
 }
 

@@ -107,7 +107,10 @@ pub async fn outputs(topic: &str, history: &Arc<History>) -> Result<()> {
             .set("enable.auto.commit", "false")
             .create()?;
         let metadata = reader.fetch_metadata(Some(&topic), ANSWER)?;
-        let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+        let count = metadata
+            .topics()
+            .first()
+            .map_or(0, |topic| topic.partitions().len());
         let (mut all, mut missing) = (TopicPartitionList::new(), 0);
         for partition in 0..i32::try_from(count)? {
             let (low, high) = reader.fetch_watermarks(&topic, partition, ANSWER)?;

@@ -15,7 +15,9 @@ async fn look(queue: &str, passive: bool) -> lapin::Result<u32> {
         passive,
         ..QueueDeclareOptions::default()
     };
-    let queue = channel.queue_declare(queue.into(), options, FieldTable::default()).await?;
+    let queue = channel
+        .queue_declare(queue.into(), options, FieldTable::default())
+        .await?;
     let count = queue.message_count();
     connection.close(200, "looked".into()).await?;
     Ok(count)

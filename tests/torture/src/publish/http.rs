@@ -15,7 +15,10 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// One task for each key, or each worker of a stream without keys. `url` is that of the host's API.
 pub fn start(desk: &Arc<Desk>, url: &str, workers: u32, tasks: &mut JoinSet<()>) {
     // A host that is killed takes its connections along; a pool would only hide that.
-    let http = reqwest::Client::builder().timeout(ANSWER).build().unwrap_or_default();
+    let http = reqwest::Client::builder()
+        .timeout(ANSWER)
+        .build()
+        .unwrap_or_default();
     for worker in 0..workers {
         let (desk, http) = (Arc::clone(desk), http.clone());
         let path = if desk.stream.is_keyed() { "events" } else { "tasks" };

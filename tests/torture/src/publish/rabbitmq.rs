@@ -34,7 +34,10 @@ pub async fn run(desk: Arc<Desk>) {
     loop {
         if let Ok(connection) = Connection::connect(&uri(), ConnectionProperties::default()).await
             && let Ok(channel) = connection.create_channel().await
-            && channel.confirm_select(ConfirmSelectOptions::default()).await.is_ok()
+            && channel
+                .confirm_select(ConfirmSelectOptions::default())
+                .await
+                .is_ok()
         {
             publish(&desk, &channel, &mut doubt).await;
         }
