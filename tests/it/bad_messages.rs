@@ -468,6 +468,17 @@ async fn what_http_accepts_but_nobody_can_handle_is_visible_and_what_it_cannot_a
             "{what}: {problem}"
         );
     }
+    let refused = helix_tests::host::client()
+        .post(format!("{}{path}", host.url()))
+        .json(&json!({ "type": "probe", "payload": "x".repeat(4 * SIZE) }))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(
+        refused.headers().get("connection").map(|v| v.as_bytes()),
+        Some(&b"close"[..]),
+        "a connection whose request was not read to its end is not used again"
+    );
     let (status, problem) = host
         .post(
             "/v1/messaging/tasks/no-such",
