@@ -155,7 +155,7 @@ impl Actor {
         if status == 0 {
             return None;
         }
-        let retries = health["retries_pending"].as_u64()?;
+        let retries = health.get("retries_pending")?.as_u64()?;
         let in_flight = host.series("messaging_in_flight", &[]).await?;
         Some((retries, in_flight))
     }

@@ -138,7 +138,7 @@ async fn act(fault: Fault, arena: &mut Arena, dice: &mut Dice) -> Result<()> {
             }
         }
         Fault::StopHost => {
-            let pause = if dice.roll() % 2 == 0 {
+            let pause = if dice.roll().is_multiple_of(2) {
                 seconds(dice, 7, 10)
             } else {
                 seconds(dice, 1, 3)
@@ -203,7 +203,11 @@ async fn act(fault: Fault, arena: &mut Arena, dice: &mut Dice) -> Result<()> {
         }
         Fault::JumpClock => {
             if let Some(clock) = &arena.clock {
-                let jump = if dice.roll() % 2 == 0 { "+1h" } else { "-1h" };
+                let jump = if dice.roll().is_multiple_of(2) {
+                    "+1h"
+                } else {
+                    "-1h"
+                };
                 std::fs::write(clock, jump)?;
                 sleep(seconds(dice, 3, 6)).await;
                 std::fs::write(clock, "+0")?;

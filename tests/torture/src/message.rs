@@ -150,7 +150,7 @@ impl Orders {
     /// One message in eight and each that is not simply done has an output.
     pub fn payload(&self, id: &Id, out: &str) -> Value {
         let fate = Fate::of(self.seed, id);
-        let output = (fate != Fate::Done || id.sequence % 8 == 0).then_some(out);
+        let output = (fate != Fate::Done || id.sequence.is_multiple_of(8)).then_some(out);
         json!({ "sink": self.sink, "do": fate.word(), "out": output })
     }
 }

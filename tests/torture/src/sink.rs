@@ -91,7 +91,7 @@ async fn ran(State(sink): State<Arc<Sink>>, Query(ran): Query<Ran>) -> StatusCod
     }
     if id.stream.is_keyed() {
         sink.alone(id, &ran.id);
-        if mix(id.sequence) % sink.slow.every == 0 {
+        if mix(id.sequence).is_multiple_of(sink.slow.every) {
             let _busy = Busy::new(&sink, id, ran.id);
             tokio::time::sleep(sink.slow.time).await;
         }

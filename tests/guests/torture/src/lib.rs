@@ -51,9 +51,12 @@ impl Order {
                 .send()?;
         }
         let instance = std::env::var("INSTANCE").unwrap_or_default();
-        fetch::get(format!("{}/ran?id={id}&attempt={attempt}&said={said}&instance={instance}", self.sink))
-            .timeout(Duration::from_secs(5))
-            .send()?;
+        fetch::get(format!(
+            "{}/ran?id={id}&attempt={attempt}&said={said}&instance={instance}",
+            self.sink
+        ))
+        .timeout(Duration::from_secs(5))
+        .send()?;
         match said {
             "retry" => Err(retry("ordered")),
             "reject" => Err(reject("ordered")),

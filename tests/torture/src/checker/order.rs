@@ -107,13 +107,11 @@ pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)], no_store: &[(u
                     key.failed(id.sequence);
                 }
             }
-            What::Overlap { id, other } => {
-                if !stalled(event.t) {
-                    out.push(format!(
-                        "{id} ran while {other} of its key was running, at {} ms",
-                        event.t
-                    ));
-                }
+            What::Overlap { id, other } if !stalled(event.t) => {
+                out.push(format!(
+                    "{id} ran while {other} of its key was running, at {} ms",
+                    event.t
+                ));
             }
             What::Committed {
                 stream,
