@@ -22,7 +22,7 @@ pub const WINDOW: u64 = 400;
 /// The route of a stream, with the handler of the run.
 fn route(name: &str, from: &str, order: &str) -> String {
     format!(
-        "[[routes]]\nname = \"{name}\"\n{from}\nplugin = \"torture\"\norder = \"{order}\"\nconcurrency = 16\ntimeout = \"2s\"\n\
+        "[[routes]]\nname = \"{name}\"\n{from}\nplugin = \"torture\"\norder = \"{order}\"\nconcurrency = 16\ntimeout = \"4s\"\n\
          retry = {{ max_retries = 3, delay = \"100ms\", max_delay = \"1s\", jitter = 0.2 }}\n"
     )
 }
