@@ -69,6 +69,16 @@ pub trait Settle: Send + Sync + 'static {
     fn ack(&self, token: Token);
     /// Not settled: the broker shall deliver it again, to us or to somebody else.
     fn release(&self, token: Token);
+    /// [`Settle::begin`] for each; adapters with a lock take it once.
+    fn begin_all(&self, tokens: &[Token]) -> Vec<bool> {
+        tokens.iter().map(|&token| self.begin(token)).collect()
+    }
+    /// [`Settle::ack`] for each; adapters with a lock take it once.
+    fn ack_all(&self, tokens: &[Token]) {
+        for &token in tokens {
+            self.ack(token);
+        }
+    }
 }
 
 /// How an adapter recognises its delivery: (assignment or connection epoch, partition or channel, offset or tag).
@@ -128,6 +138,55 @@ impl Receipt {
 
     pub fn token(&self) -> Token {
         self.token
+    }
+}
+
+/// [`Receipt::begin`] for a batch. What has no receipt is ours.
+pub fn begin_all<'a>(receipts: impl Iterator<Item = Option<&'a Receipt>>) -> Vec<bool> {
+    let mut ours = Vec::with_capacity(receipts.size_hint().0);
+    // Neighbours mostly come from one source; its tokens are collected until another one's appears.
+    let mut source: Option<&Arc<dyn Settle>> = None;
+    let mut tokens = Vec::with_capacity(receipts.size_hint().0);
+    for receipt in receipts {
+        let settle = receipt.and_then(|receipt| receipt.settle.as_ref());
+        let same = matches!((source, settle), (Some(a), Some(b)) if Arc::ptr_eq(a, b));
+        if !same && let Some(source) = source.take() {
+            ours.extend(source.begin_all(&tokens));
+            tokens.clear();
+        }
+        match (receipt, settle) {
+            (Some(receipt), Some(settle)) => {
+                source = Some(settle);
+                tokens.push(receipt.token);
+            }
+            (receipt, _) => ours.push(receipt.is_none()),
+        }
+    }
+    if let Some(source) = source {
+        ours.extend(source.begin_all(&tokens));
+    }
+    ours
+}
+
+/// [`Receipt::ack`] for a batch.
+pub fn ack_all(receipts: Vec<Receipt>) {
+    let mut source: Option<Arc<dyn Settle>> = None;
+    let mut tokens = Vec::with_capacity(receipts.len());
+    for mut receipt in receipts {
+        let Some(settle) = receipt.settle.take() else { continue };
+        match &source {
+            Some(same) if Arc::ptr_eq(same, &settle) => {}
+            _ => {
+                if let Some(source) = source.replace(settle) {
+                    source.ack_all(&tokens);
+                    tokens.clear();
+                }
+            }
+        }
+        tokens.push(receipt.token);
+    }
+    if let Some(source) = source {
+        source.ack_all(&tokens);
     }
 }
 
