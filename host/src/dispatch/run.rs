@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::item::{Duty, Item};
 use super::lanes::LaneKey;
 use super::letter;
 use super::runner::Runner;
 use super::settle::{self, PublishFailure};
+use crate::broker::{self, Receipt};
 use crate::config::valid::Route;
 use crate::guest::{Completion, Invocation, Version};
 use crate::model::clock::duration_ms;
@@ -17,6 +20,8 @@ use crate::retry;
 
 /// How long to wait before looking again for a plugin that has no version yet.
 const PLUGIN_POLL: Duration = Duration::from_millis(200);
+/// Handlers that together take no longer than this are not worth sharing between workers.
+const TURN: Duration = Duration::from_millis(1);
 /// The end of the guest's output that an attempt keeps.
 const LOG_LINES: usize = 50;
 
@@ -42,9 +47,9 @@ pub(super) async fn work(runner: Arc<Runner>, slot: usize) -> Result<(), String>
             continue;
         };
         last = Some(Arc::clone(&version));
-        let most = version.exports().max_batch(route.kind);
-        // A fair share, so that one worker does not take what others could run meanwhile.
-        let taken = runner.take(|runnable| runnable.div_ceil(route.concurrency).clamp(1, most));
+        let most = version.exports().max_batch(route.kind).min(paced(&route));
+        let usual = runner.usual_duration();
+        let taken = runner.take(|runnable| share(runnable, route.concurrency, most, usual));
         if taken.is_empty() {
             runner.changed().await;
             continue;
@@ -67,6 +72,21 @@ pub(super) async fn work(runner: Arc<Runner>, slot: usize) -> Result<(), String>
     Ok(())
 }
 
+/// How many messages to take at once. A fair share, so that one worker does not hold what others could run meanwhile; more
+/// when handlers are so quick that nobody would notice.
+fn share(runnable: usize, concurrency: usize, most: usize, usual: Option<Duration>) -> usize {
+    let fair = runnable.div_ceil(concurrency);
+    let unnoticed = usual.map_or(0, |each| TURN.as_nanos() / each.as_nanos().max(1));
+    let unnoticed = usize::try_from(unnoticed).unwrap_or(usize::MAX);
+    fair.max(unnoticed).clamp(1, most)
+}
+
+/// What the route's rate lets through in a tenth of a second: a batch waits until all of it may run.
+fn paced(route: &Route) -> usize {
+    let rate = route.rate.filter(|rate| *rate > 0);
+    rate.map_or(usize::MAX, |rate| usize::try_from(rate / 10).unwrap_or(usize::MAX).max(1))
+}
+
 struct Batch<'a> {
     runner: &'a Arc<Runner>,
     route: &'a Arc<Route>,
@@ -79,10 +99,9 @@ impl Batch<'_> {
         self.runner.pace(taken.len()).await;
         let started = context.clock.now_ms();
         let mut starting = Vec::with_capacity(taken.len());
-        for (item, lane) in taken {
-            if let Duty::Delivery(receipt) = &item.duty
-                && !receipt.begin()
-            {
+        let ours = broker::begin_all(taken.iter().map(|(item, _)| item.duty.receipt()));
+        for ((item, lane), ours) in taken.into_iter().zip(ours) {
+            if !ours {
                 // Fenced: another host has it or will get it.
                 self.free(lane.as_ref());
                 continue;
@@ -121,6 +140,11 @@ impl Batch<'_> {
                 completion.outcome = Outcome::Trap { failure };
             }
         }
+        let mut settled = Settled::default();
+        let done = completions.iter().filter(|c| c.outcome == Outcome::Done).count();
+        self.runner.done.inc_by(done as u64);
+        self.runner.took(completions.iter().map(|c| c.duration).sum(), completions.len());
+        let ended = context.clock.now_ms();
         let mut completions = completions.into_iter();
         for (item, lane) in starting {
             let completion = completions.next().unwrap_or_else(|| Completion {
@@ -131,18 +155,34 @@ impl Batch<'_> {
                 log: Vec::new(),
                 duration: Duration::ZERO,
             });
-            self.conclude(item, lane, completion, started);
+            self.conclude(item, lane, completion, (started, ended), &mut settled);
+        }
+        self.release(settled);
+    }
+
+    /// What a batch is done with, under one lock each.
+    fn release(&self, settled: Settled) {
+        broker::ack_all(settled.receipts);
+        drop(settled.permits);
+        if !settled.lanes.is_empty() {
+            self.runner.finish(&settled.lanes);
         }
     }
 
     fn free(&self, lane: Option<&LaneKey>) {
         if let Some(key) = lane {
-            self.runner.lanes().finish(key);
-            self.runner.wake();
+            self.runner.finish(std::slice::from_ref(key));
         }
     }
 
-    fn conclude(&self, mut item: Item, lane: Option<LaneKey>, completion: Completion, started_ms: u64) {
+    fn conclude(
+        &self,
+        mut item: Item,
+        lane: Option<LaneKey>,
+        completion: Completion,
+        (started_ms, ended_ms): (u64, u64),
+        settled: &mut Settled,
+    ) {
         let context = &self.runner.context;
         let Completion {
             outcome,
@@ -150,11 +190,14 @@ impl Batch<'_> {
             mut log,
             duration,
         } = completion;
-        context
-            .metrics
-            .outcomes
-            .with_label_values(&[&*self.route.name, outcome.label()])
-            .inc();
+        // Those that are done were counted together.
+        if outcome != Outcome::Done {
+            context
+                .metrics
+                .outcomes
+                .with_label_values(&[&*self.route.name, outcome.label()])
+                .inc();
+        }
         self.runner.handler_duration.observe(duration.as_secs_f64());
         if item.attempt > 1 {
             context
@@ -181,10 +224,10 @@ impl Batch<'_> {
                 digest: Some(self.version.digest().to_string()),
                 log,
             });
-            item.first_failure_ms.get_or_insert(context.clock.now_ms());
+            item.first_failure_ms.get_or_insert(ended_ms);
         }
         match verdict {
-            Verdict::Acknowledge => self.done(item, lane, outputs),
+            Verdict::Acknowledge => self.done(item, lane, outputs, ended_ms, settled),
             Verdict::RetryAfter { delay, failure } => {
                 tracing::info!(
                     route = %self.route.name, id = %item.envelope.id, attempt = item.attempt,
@@ -196,21 +239,23 @@ impl Batch<'_> {
         }
     }
 
-    fn done(&self, item: Item, lane: Option<LaneKey>, outputs: Vec<Outgoing>) {
-        let latency = self
-            .runner
-            .context
-            .clock
-            .now_ms()
-            .saturating_sub(item.envelope.time_ms);
+    fn done(
+        &self,
+        item: Item,
+        lane: Option<LaneKey>,
+        outputs: Vec<Outgoing>,
+        ended_ms: u64,
+        settled: &mut Settled,
+    ) {
+        let latency = ended_ms.saturating_sub(item.envelope.time_ms);
         #[allow(clippy::cast_precision_loss, reason = "milliseconds below 2^53 are exact")]
         self.runner.delivery_latency.observe(latency as f64 / 1000.0);
         match item.duty {
             // The hot path: nothing to wait for.
             Duty::Delivery(receipt) if outputs.is_empty() => {
-                receipt.ack();
-                drop(item.permit);
-                self.free(lane.as_ref());
+                settled.receipts.push(receipt);
+                settled.permits.push(item.permit);
+                settled.lanes.extend(lane);
             }
             duty => self.effect(Item { duty, ..item }, lane, outputs),
         }
@@ -358,6 +403,27 @@ impl Batch<'_> {
             runner: Arc::clone(self.runner),
             route: Arc::clone(self.route),
             version: Arc::clone(&self.version),
+        }
+    }
+}
+
+/// Messages that are done and wait for nothing: settled together at the end of their batch.
+#[derive(Default)]
+struct Settled {
+    receipts: Vec<Receipt>,
+    permits: Permits,
+    lanes: Vec<LaneKey>,
+}
+
+/// Permits of one batch, mostly of one source: given back at once.
+#[derive(Default)]
+struct Permits(Vec<OwnedSemaphorePermit>);
+
+impl Permits {
+    fn push(&mut self, permit: OwnedSemaphorePermit) {
+        match self.0.last_mut() {
+            Some(last) if Arc::ptr_eq(last.semaphore(), permit.semaphore()) => last.merge(permit),
+            _ => self.0.push(permit),
         }
     }
 }

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::num::NonZeroU32;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use governor::DefaultDirectRateLimiter;
-use prometheus::Histogram;
+use prometheus::{Histogram, IntCounter};
 use tokio::sync::{Notify, mpsc};
 
 use super::context::Context;
@@ -19,7 +19,11 @@ use super::lanes::{LaneKey, Lanes};
 use super::park::{self, Job};
 use crate::config::valid::Route;
 use crate::guest::Version;
+use crate::model::Outcome;
 use crate::model::clock::duration_ms;
+
+/// No handler has run yet.
+const UNKNOWN: u64 = u64::MAX;
 
 pub struct Runner {
     pub(super) context: Arc<Context>,
@@ -33,6 +37,10 @@ pub struct Runner {
     /// Slots whose worker runs.
     workers: Mutex<BTreeSet<usize>>,
     retired: AtomicBool,
+    /// What a handler took of late, or [`UNKNOWN`].
+    usual_ns: AtomicU64,
+    /// Outcomes that are `done`: nearly all, so that their counter is not looked up each time.
+    pub(super) done: IntCounter,
     pub(super) handler_duration: Histogram,
     pub(super) delivery_latency: Histogram,
 }
@@ -49,6 +57,10 @@ impl Runner {
             lanes.mark_parked(&key, 0);
         }
         let runner = Arc::new(Self {
+            done: context
+                .metrics
+                .outcomes
+                .with_label_values(&[&*route.name, Outcome::Done.label()]),
             handler_duration: context
                 .metrics
                 .handler_duration
@@ -64,6 +76,7 @@ impl Runner {
             rate: ArcSwap::from_pointee(None),
             workers: Mutex::default(),
             retired: AtomicBool::new(false),
+            usual_ns: AtomicU64::new(UNKNOWN),
             context: Arc::clone(&context),
         });
         let work = park::run(context, Arc::downgrade(&runner), jobs);
@@ -104,22 +117,21 @@ impl Runner {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From intake. `Err`: the route is gone from the table; look it up again.
-    pub(super) fn push(&self, item: Item) -> Result<(), Item> {
+    /// From intake, which wakes workers when it has placed everything. `Err`: the route is gone from the table; look it up
+    /// again.
+    pub(super) fn push(&self, items: Vec<Item>) -> Result<(), Vec<Item>> {
         let route = self.route.load();
-        let lane = Item::lane(&route, &item.envelope);
-        {
-            let mut lanes = self.lanes();
-            if self.is_retired() {
-                return Err(item);
-            }
+        let mut lanes = self.lanes();
+        if self.is_retired() {
+            return Err(items);
+        }
+        for item in items {
+            let lane = Item::lane(&route, &item.envelope);
             if let Err(item) = lanes.push(item, lane.as_ref()) {
                 // Under the lock, so that the store sees the lane's messages in the order they came.
                 self.send_to_store(item, lane, &route, None);
-                return Ok(());
             }
         }
-        self.wake();
         Ok(())
     }
 
@@ -197,6 +209,17 @@ impl Runner {
         }
     }
 
+    /// The running messages of these lanes are settled; their followers may run.
+    pub(super) fn finish(&self, keys: &[LaneKey]) {
+        {
+            let mut lanes = self.lanes();
+            for key in keys {
+                lanes.finish(key);
+            }
+        }
+        self.wake();
+    }
+
     /// Up to `max` messages that may run now; when more are left, another worker is woken.
     pub(super) fn take(&self, max: impl FnOnce(usize) -> usize) -> Vec<(Item, Option<LaneKey>)> {
         let mut lanes = self.lanes();
@@ -227,6 +250,26 @@ impl Runner {
             () = due => {}
             () = self.context.stop.cancelled() => {}
         }
+    }
+
+    /// Handlers of a batch took so long together.
+    pub(super) fn took(&self, together: Duration, messages: usize) {
+        let messages = u128::try_from(messages).unwrap_or(u128::MAX).max(1);
+        let each = u64::try_from(together.as_nanos() / messages).unwrap_or(u64::MAX);
+        // Workers may overwrite each other's news: it is an estimate.
+        let before = self.usual_ns.load(Ordering::Relaxed);
+        let after = if before == UNKNOWN {
+            each
+        } else {
+            before - before / 8 + each / 8
+        };
+        self.usual_ns.store(after.min(UNKNOWN - 1), Ordering::Relaxed);
+    }
+
+    /// A moving average of what a message takes; none before the first.
+    pub(super) fn usual_duration(&self) -> Option<Duration> {
+        let ns = self.usual_ns.load(Ordering::Relaxed);
+        (ns != UNKNOWN).then(|| Duration::from_nanos(ns))
     }
 
     /// Waits for the route's rate.

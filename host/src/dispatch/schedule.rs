@@ -89,7 +89,7 @@ fn place(shared: &Shared, parked: Parked, permit: tokio::sync::OwnedSemaphorePer
         route,
         ..
     } = parked;
-    let envelope = match decode::decode(&raw, &fallback_id(&raw), context.clock.now_ms()) {
+    let envelope = match decode::decode_or(&raw, || fallback_id(&raw), context.clock.now_ms()) {
         Ok(envelope) => envelope,
         Err(error) => {
             tracing::error!(%id, %error, "a parked message cannot be decoded any more; it stays parked. Report this as a bug");
