@@ -13,7 +13,7 @@ use super::{CLOSE_LIMIT, Shared, letter, settle};
 use crate::broker::{self, Broker, Comparison, Delivery, Destination, Source, Subscription};
 use crate::config::valid::Unrouted;
 use crate::decode::{self, Malformed};
-use crate::model::{Failure, FailureClass};
+use crate::model::{Failure, FailureClass, UnixMs};
 
 /// The most messages taken from a source at once: enough to amortise a wake-up, small enough to share between workers.
 const BATCH: usize = 512;
@@ -157,11 +157,12 @@ impl Intake<'_> {
             consumed.inc_by(deliveries.len() as u64);
             redelivered.inc_by(deliveries.iter().filter(|d| d.raw.redelivered).count() as u64);
             let mut refused = Vec::new();
+            let now = context.clock.now_ms();
             let mut items = Vec::with_capacity(deliveries.len());
             for delivery in deliveries {
                 // One permit was taken per message asked for, so this cannot run out.
                 let Some(permit) = permits.split(1) else { break };
-                items.extend(self.decode(delivery, permit, &mut refused));
+                items.extend(self.decode(delivery, permit, now, &mut refused));
             }
             drop(permits);
             self.place(items, &mut refused);
@@ -220,15 +221,15 @@ impl Intake<'_> {
         &self,
         delivery: Delivery,
         permit: OwnedSemaphorePermit,
+        now: UnixMs,
         refused: &mut Vec<settle::Refused>,
-    ) -> Option<Item> {
+    ) -> Option<Box<Item>> {
         let context = &self.shared.context;
         let Delivery { mut raw, receipt } = delivery;
         // When the producer gave no id and the broker has no stable position, the host names the message once, so that it keeps
         // its id through retries and dead letters. Only after decoding: the id may stand in a header or in the body.
         let name =
             (raw.origin.offset.is_none() && raw.props.message_id.is_none()).then(|| context.ids.next());
-        let now = context.clock.now_ms();
         if let Some((class, malformed)) = over_limit(&raw, &context.limits) {
             raw.props.message_id = raw.props.message_id.or(name);
             refused.push((letter::of_raw(raw, class, &malformed, now), receipt, permit));
@@ -250,7 +251,8 @@ impl Intake<'_> {
         if name.as_deref() == Some(&*envelope.id) {
             raw.props.message_id = name;
         }
-        Some(Item {
+        // Moved often from here on, and large.
+        Some(Box::new(Item {
             envelope,
             raw,
             duty: Duty::Delivery(receipt),
@@ -258,12 +260,12 @@ impl Intake<'_> {
             history: Vec::new(),
             first_failure_ms: None,
             permit,
-        })
+        }))
     }
 
     /// To their lanes, in the order of arrival; neighbours under one route go there together. Workers are woken once all are
     /// there: one that ran at the first message would call its handler with a batch of one.
-    fn place(&self, items: Vec<Item>, refused: &mut Vec<settle::Refused>) {
+    fn place(&self, items: Vec<Box<Item>>, refused: &mut Vec<settle::Refused>) {
         let mut woken: Vec<Arc<Runner>> = Vec::new();
         let mut items = items.into_iter().peekable();
         while let Some(first) = items.next() {
@@ -294,7 +296,7 @@ impl Intake<'_> {
     }
 
     /// `Err`: no runner, or one that takes nothing any more, because a reload replaced the table since it was looked at.
-    fn push(&self, route: &str, items: Vec<Item>) -> Result<Arc<Runner>, Vec<Item>> {
+    fn push(&self, route: &str, items: Vec<Box<Item>>) -> Result<Arc<Runner>, Vec<Box<Item>>> {
         let runner = self.shared.runners.load().get(route).map(Arc::clone);
         match runner {
             Some(runner) => runner.push(items).map(|()| runner),
@@ -302,7 +304,7 @@ impl Intake<'_> {
         }
     }
 
-    fn unrouted(&self, item: Item, refused: &mut Vec<settle::Refused>) {
+    fn unrouted(&self, item: Box<Item>, refused: &mut Vec<settle::Refused>) {
         let context = &self.shared.context;
         let failure = Failure::coded(
             "unrouted",
@@ -318,6 +320,7 @@ impl Intake<'_> {
             &failure,
             context.clock.now_ms(),
         );
+        let item = *item;
         let Duty::Delivery(receipt) = item.duty else {
             return;
         };

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::Histogram;
+use prometheus::local::LocalHistogram;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::item::{Duty, Item};
@@ -22,6 +24,8 @@ use crate::retry;
 const PLUGIN_POLL: Duration = Duration::from_millis(200);
 /// Handlers that together take no longer than this are not worth sharing between workers.
 const TURN: Duration = Duration::from_millis(1);
+/// The most of them that a worker takes in one turn, when the handler takes one message a call.
+const SINGLES: usize = 16;
 /// The end of the guest's output that an attempt keeps.
 const LOG_LINES: usize = 50;
 
@@ -47,9 +51,17 @@ pub(super) async fn work(runner: Arc<Runner>, slot: usize) -> Result<(), String>
             continue;
         };
         last = Some(Arc::clone(&version));
-        let most = version.exports().max_batch(route.kind).min(paced(&route));
+        let batch_limit = version.exports().max_batch(route.kind);
+        let most = if batch_limit > 1 { batch_limit } else { SINGLES }.min(paced(&route));
         let usual = runner.usual_duration();
-        let taken = runner.take(|runnable| share(runnable, route.concurrency, most, usual));
+        let taken = runner.take(|runnable| {
+            let fair = if batch_limit > 1 {
+                runnable.div_ceil(route.concurrency)
+            } else {
+                1
+            };
+            share(fair, most, usual)
+        });
         if taken.is_empty() {
             runner.changed().await;
             continue;
@@ -65,7 +77,7 @@ pub(super) async fn work(runner: Arc<Runner>, slot: usize) -> Result<(), String>
         tokio::select! {
             biased;
             () = context.abort.cancelled() => {}
-            () = batch.run(taken) => {}
+            () = batch.run_all(taken, batch_limit) => {}
         }
         context.busy.leave(n);
     }
@@ -74,8 +86,7 @@ pub(super) async fn work(runner: Arc<Runner>, slot: usize) -> Result<(), String>
 
 /// How many messages to take at once. A fair share, so that one worker does not hold what others could run meanwhile; more
 /// when handlers are so quick that nobody would notice.
-fn share(runnable: usize, concurrency: usize, most: usize, usual: Option<Duration>) -> usize {
-    let fair = runnable.div_ceil(concurrency);
+fn share(fair: usize, most: usize, usual: Option<Duration>) -> usize {
     let unnoticed = usual.map_or(0, |each| TURN.as_nanos() / each.as_nanos().max(1));
     let unnoticed = usize::try_from(unnoticed).unwrap_or(usize::MAX);
     fair.max(unnoticed).clamp(1, most)
@@ -94,7 +105,17 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    async fn run(&self, taken: Vec<(Item, Option<LaneKey>)>) {
+    /// In one call, or one by one: each begins right before it runs and is settled right after.
+    async fn run_all(&self, taken: Vec<(Box<Item>, Option<LaneKey>)>, batch_limit: usize) {
+        if taken.len() <= batch_limit {
+            return self.run(taken).await;
+        }
+        for one in taken {
+            self.run(vec![one]).await;
+        }
+    }
+
+    async fn run(&self, taken: Vec<(Box<Item>, Option<LaneKey>)>) {
         let context = &self.runner.context;
         self.runner.pace(taken.len()).await;
         let started = context.clock.now_ms();
@@ -140,7 +161,7 @@ impl Batch<'_> {
                 completion.outcome = Outcome::Trap { failure };
             }
         }
-        let mut settled = Settled::default();
+        let mut settled = Settled::new(self.runner, starting.len());
         let done = completions.iter().filter(|c| c.outcome == Outcome::Done).count();
         self.runner.done.inc_by(done as u64);
         self.runner.took(completions.iter().map(|c| c.duration).sum(), completions.len());
@@ -161,7 +182,7 @@ impl Batch<'_> {
     }
 
     /// What a batch is done with, under one lock each.
-    fn release(&self, settled: Settled) {
+    fn release(&self, settled: Settled<'_>) {
         broker::ack_all(settled.receipts);
         drop(settled.permits);
         if !settled.lanes.is_empty() {
@@ -177,11 +198,11 @@ impl Batch<'_> {
 
     fn conclude(
         &self,
-        mut item: Item,
+        mut item: Box<Item>,
         lane: Option<LaneKey>,
         completion: Completion,
         (started_ms, ended_ms): (u64, u64),
-        settled: &mut Settled,
+        settled: &mut Settled<'_>,
     ) {
         let context = &self.runner.context;
         let Completion {
@@ -198,7 +219,7 @@ impl Batch<'_> {
                 .with_label_values(&[&*self.route.name, outcome.label()])
                 .inc();
         }
-        self.runner.handler_duration.observe(duration.as_secs_f64());
+        settled.handler_duration.observe(duration.as_secs_f64());
         if item.attempt > 1 {
             context
                 .metrics
@@ -212,6 +233,9 @@ impl Batch<'_> {
         if planted::is(Bug::OutputBeforeDone) && outcome != Outcome::Done {
             let (context, early) = (Arc::clone(context), outputs.clone());
             tokio::spawn(async move { settle::publish(&context, early).await.is_ok() });
+        }
+        if outcome == Outcome::Done {
+            return self.done(item, lane, outputs, ended_ms, settled);
         }
         let verdict = retry::decide(&outcome, item.attempt, &self.route.retry, (context.random)());
         if verdict != Verdict::Acknowledge {
@@ -241,15 +265,16 @@ impl Batch<'_> {
 
     fn done(
         &self,
-        item: Item,
+        item: Box<Item>,
         lane: Option<LaneKey>,
         outputs: Vec<Outgoing>,
         ended_ms: u64,
-        settled: &mut Settled,
+        settled: &mut Settled<'_>,
     ) {
         let latency = ended_ms.saturating_sub(item.envelope.time_ms);
         #[allow(clippy::cast_precision_loss, reason = "milliseconds below 2^53 are exact")]
-        self.runner.delivery_latency.observe(latency as f64 / 1000.0);
+        settled.delivery_latency.observe(latency as f64 / 1000.0);
+        let item = *item;
         match item.duty {
             // The hot path: nothing to wait for.
             Duty::Delivery(receipt) if outputs.is_empty() => {
@@ -257,12 +282,12 @@ impl Batch<'_> {
                 settled.permits.push(item.permit);
                 settled.lanes.extend(lane);
             }
-            duty => self.effect(Item { duty, ..item }, lane, outputs),
+            duty => self.effect(Box::new(Item { duty, ..item }), lane, outputs),
         }
     }
 
     /// Effects that wait for a disk run beside the worker; drain waits for them.
-    fn effect(&self, item: Item, lane: Option<LaneKey>, outputs: Vec<Outgoing>) {
+    fn effect(&self, item: Box<Item>, lane: Option<LaneKey>, outputs: Vec<Outgoing>) {
         let batch = self.detach();
         batch.runner.context.busy.enter(1);
         tokio::spawn(async move {
@@ -278,8 +303,9 @@ impl Batch<'_> {
         });
     }
 
-    async fn acknowledge(&self, item: Item, lane: Option<LaneKey>) {
+    async fn acknowledge(&self, item: Box<Item>, lane: Option<LaneKey>) {
         let context = &self.runner.context;
+        let item = *item;
         match item.duty {
             Duty::Delivery(receipt) => receipt.ack(),
             Duty::Parked {
@@ -300,7 +326,7 @@ impl Batch<'_> {
         self.free(lane.as_ref());
     }
 
-    fn again(&self, mut item: Item, lane: Option<LaneKey>, delay: Duration) {
+    fn again(&self, mut item: Box<Item>, lane: Option<LaneKey>, delay: Duration) {
         item.attempt = item.attempt.saturating_add(1);
         match (&item.duty, lane) {
             (Duty::Parked { .. }, _) => self.reschedule(item, delay),
@@ -318,7 +344,7 @@ impl Batch<'_> {
         }
     }
 
-    fn reschedule(&self, item: Item, delay: Duration) {
+    fn reschedule(&self, item: Box<Item>, delay: Duration) {
         let batch = self.detach();
         let context = Arc::clone(&self.runner.context);
         context.busy.enter(1);
@@ -339,7 +365,7 @@ impl Batch<'_> {
         });
     }
 
-    fn expire(&self, item: Item, lane: Option<LaneKey>) {
+    fn expire(&self, item: Box<Item>, lane: Option<LaneKey>) {
         let deadline = item.envelope.deadline_ms.unwrap_or_default();
         let late = self.runner.context.clock.now_ms().saturating_sub(deadline);
         let failure = Failure::coded(
@@ -355,7 +381,7 @@ impl Batch<'_> {
         self.bury(item, lane, FailureClass::Expired, &failure);
     }
 
-    fn bury(&self, item: Item, lane: Option<LaneKey>, class: FailureClass, failure: &Failure) {
+    fn bury(&self, item: Box<Item>, lane: Option<LaneKey>, class: FailureClass, failure: &Failure) {
         let batch = self.detach();
         let context = Arc::clone(&self.runner.context);
         let letter = letter::of_item(&item, Some(self.route), class, failure, context.clock.now_ms());
@@ -366,7 +392,7 @@ impl Batch<'_> {
         });
     }
 
-    async fn write_letter(&self, item: Item, lane: Option<LaneKey>, letter: DeadLetter) {
+    async fn write_letter(&self, item: Box<Item>, lane: Option<LaneKey>, letter: DeadLetter) {
         let context = &self.runner.context;
         if item.duty.ack_too_early(Bug::DeadLetterAfterAck) {
             tokio::time::sleep(planted::PAUSE).await;
@@ -389,6 +415,7 @@ impl Batch<'_> {
             return;
         }
         settle::count_letter(context, &letter);
+        let item = *item;
         match item.duty {
             Duty::Delivery(receipt) => receipt.ack(),
             Duty::Parked { lane: Some(key), .. } => self.runner.unpark_if_empty(&key).await,
@@ -408,11 +435,48 @@ impl Batch<'_> {
 }
 
 /// Messages that are done and wait for nothing: settled together at the end of their batch.
-#[derive(Default)]
-struct Settled {
+struct Settled<'a> {
     receipts: Vec<Receipt>,
     permits: Permits,
     lanes: Vec<LaneKey>,
+    handler_duration: Observer<'a>,
+    delivery_latency: Observer<'a>,
+}
+
+impl<'a> Settled<'a> {
+    fn new(runner: &'a Runner, messages: usize) -> Self {
+        Self {
+            receipts: Vec::with_capacity(messages),
+            permits: Permits::default(),
+            lanes: Vec::with_capacity(messages),
+            handler_duration: Observer::new(&runner.handler_duration, messages),
+            delivery_latency: Observer::new(&runner.delivery_latency, messages),
+        }
+    }
+}
+
+/// Workers share a histogram's counters, so a batch counts by itself first. That pays from some messages on.
+enum Observer<'a> {
+    Direct(&'a Histogram),
+    Batch(LocalHistogram),
+}
+
+impl<'a> Observer<'a> {
+    fn new(histogram: &'a Histogram, messages: usize) -> Self {
+        if messages < 8 {
+            Self::Direct(histogram)
+        } else {
+            Self::Batch(histogram.local())
+        }
+    }
+
+    fn observe(&self, value: f64) {
+        match self {
+            Self::Direct(histogram) => histogram.observe(value),
+            // Flushed when it is dropped.
+            Self::Batch(histogram) => histogram.observe(value),
+        }
+    }
 }
 
 /// Permits of one batch, mostly of one source: given back at once.

@@ -28,7 +28,7 @@ const UNKNOWN: u64 = u64::MAX;
 pub struct Runner {
     pub(super) context: Arc<Context>,
     pub(super) route: ArcSwap<Route>,
-    lanes: Mutex<Lanes<Item>>,
+    lanes: Mutex<Lanes<Box<Item>>>,
     /// Something may have become runnable.
     changed: Notify,
     /// Unbounded, and bounded all the same: every job holds a permit of its source.
@@ -113,13 +113,13 @@ impl Runner {
         slot >= self.route.load().concurrency && workers.remove(&slot)
     }
 
-    pub(super) fn lanes(&self) -> MutexGuard<'_, Lanes<Item>> {
+    pub(super) fn lanes(&self) -> MutexGuard<'_, Lanes<Box<Item>>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From intake, which wakes workers when it has placed everything. `Err`: the route is gone from the table; look it up
     /// again.
-    pub(super) fn push(&self, items: Vec<Item>) -> Result<(), Vec<Item>> {
+    pub(super) fn push(&self, items: Vec<Box<Item>>) -> Result<(), Vec<Box<Item>>> {
         let route = self.route.load();
         let mut lanes = self.lanes();
         if self.is_retired() {
@@ -136,7 +136,7 @@ impl Runner {
     }
 
     /// From the store, which keeps the order of its lanes itself.
-    pub(super) fn push_parked(&self, item: Item) -> Result<(), Item> {
+    pub(super) fn push_parked(&self, item: Box<Item>) -> Result<(), Box<Item>> {
         {
             let mut lanes = self.lanes();
             if self.is_retired() {
@@ -162,7 +162,7 @@ impl Runner {
     }
 
     /// The running message of a lane goes to the store now, its followers behind it.
-    pub(super) fn park_lane(&self, head: Item, key: &LaneKey, delay: Duration) {
+    pub(super) fn park_lane(&self, head: Box<Item>, key: &LaneKey, delay: Duration) {
         let route = self.route.load();
         let mut lanes = self.lanes();
         let followers = lanes.park_running(key);
@@ -173,11 +173,11 @@ impl Runner {
     }
 
     /// A message without a lane goes to the store until it is due.
-    pub(super) fn park(&self, item: Item, delay: Duration) {
+    pub(super) fn park(&self, item: Box<Item>, delay: Duration) {
         self.send_to_store(item, None, &self.route.load(), Some(delay));
     }
 
-    fn send_to_store(&self, item: Item, lane: Option<LaneKey>, route: &Route, delay: Option<Duration>) {
+    fn send_to_store(&self, item: Box<Item>, lane: Option<LaneKey>, route: &Route, delay: Option<Duration>) {
         let now = self.context.clock.now_ms();
         let due = now.saturating_add(delay.map_or(0, duration_ms));
         let parked = item.to_parked(route, lane.as_ref(), item.attempt, due);
@@ -221,7 +221,7 @@ impl Runner {
     }
 
     /// Up to `max` messages that may run now; when more are left, another worker is woken.
-    pub(super) fn take(&self, max: impl FnOnce(usize) -> usize) -> Vec<(Item, Option<LaneKey>)> {
+    pub(super) fn take(&self, max: impl FnOnce(usize) -> usize) -> Vec<(Box<Item>, Option<LaneKey>)> {
         let mut lanes = self.lanes();
         lanes.wake(self.context.clock.instant());
         let max = max(lanes.runnable());

@@ -96,7 +96,7 @@ fn place(shared: &Shared, parked: Parked, permit: tokio::sync::OwnedSemaphorePer
             return None;
         }
     };
-    let mut item = Item {
+    let mut item = Box::new(Item {
         envelope,
         raw,
         duty: Duty::Parked {
@@ -107,7 +107,7 @@ fn place(shared: &Shared, parked: Parked, permit: tokio::sync::OwnedSemaphorePer
         history,
         first_failure_ms: Some(first_failure_ms),
         permit,
-    };
+    });
     loop {
         // The route it was parked under; when a reload took that away, the one that takes it now.
         let runners = shared.runners.load();
