@@ -113,6 +113,24 @@ impl<T> Lanes<T> {
         taken
     }
 
+    /// Messages that were taken and have not begun: they are the next to run, in the order in which they were taken.
+    pub fn put_back(&mut self, taken: Vec<(T, Option<LaneKey>)>) {
+        self.queued += taken.len();
+        for (item, lane) in taken.into_iter().rev() {
+            let Some(key) = lane else {
+                self.free.push_front(item);
+                continue;
+            };
+            let lane = self.lanes.entry(Arc::clone(&key)).or_insert_with(|| Lane {
+                state: State::Running,
+                items: VecDeque::new(),
+            });
+            lane.items.push_front(item);
+            lane.state = State::Ready;
+            self.ready.push_front(key);
+        }
+    }
+
     /// The running message of the lane is settled; its follower may run.
     pub fn finish(&mut self, key: &LaneKey) {
         let Entry::Occupied(mut lane) = self.lanes.entry(Arc::clone(key)) else {

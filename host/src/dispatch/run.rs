@@ -51,7 +51,11 @@ pub(super) async fn work(runner: Arc<Runner>, slot: usize) -> Result<(), String>
             continue;
         };
         last = Some(Arc::clone(&version));
-        let batch_limit = version.exports().max_batch(route.kind);
+        let batch_limit = if route.fresh_instance {
+            1
+        } else {
+            version.batch_limit(route.kind)
+        };
         let most = if batch_limit > 1 { batch_limit } else { SINGLES }.min(paced(&route));
         let usual = runner.usual_duration();
         let taken = runner.take(|runnable| {
@@ -105,13 +109,26 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// In one call, or one by one: each begins right before it runs and is settled right after.
-    async fn run_all(&self, taken: Vec<(Box<Item>, Option<LaneKey>)>, batch_limit: usize) {
+    /// In one call, or one by one: each begins right before it runs and is settled right after. When one is not as quick as
+    /// they usually are, those behind it are given to other workers.
+    async fn run_all(&self, mut taken: Vec<(Box<Item>, Option<LaneKey>)>, batch_limit: usize) {
         if taken.len() <= batch_limit {
             return self.run(taken).await;
         }
-        for one in taken {
-            self.run(vec![one]).await;
+        taken.reverse();
+        while let Some(one) = taken.pop() {
+            let mut run = std::pin::pin!(self.run(vec![one]));
+            if !taken.is_empty() {
+                tokio::select! {
+                    biased;
+                    () = &mut run => continue,
+                    () = tokio::time::sleep(TURN) => {
+                        taken.reverse();
+                        self.runner.put_back(std::mem::take(&mut taken));
+                    }
+                }
+            }
+            run.await;
         }
     }
 

@@ -232,6 +232,14 @@ impl Runner {
         taken
     }
 
+    /// Messages that a worker took and does not get to: others may have them. In a drain they go back to their broker.
+    pub(super) fn put_back(&self, taken: Vec<(Box<Item>, Option<LaneKey>)>) {
+        if !self.context.stop.is_cancelled() {
+            self.lanes().put_back(taken);
+            self.wake();
+        }
+    }
+
     pub(super) fn wake(&self) {
         self.changed.notify_one();
     }
