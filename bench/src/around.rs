@@ -67,7 +67,12 @@ async fn once(shape: Shape, count: usize) -> Result<f64> {
         offset: None,
     };
     let memory = Arc::new(Memory {
-        feed: Mutex::new(Some(Feed { origin, shape, next: 0, count })),
+        feed: Mutex::new(Some(Feed {
+            origin,
+            shape,
+            next: 0,
+            count,
+        })),
         desk: Arc::clone(&desk),
     });
     let broker: Arc<dyn Broker> = memory;

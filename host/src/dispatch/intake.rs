@@ -287,7 +287,14 @@ impl Intake<'_> {
                         woken.push(runner);
                     }
                 }
-                Err(back) => items = back.into_iter().chain(items).collect::<Vec<_>>().into_iter().peekable(),
+                Err(back) => {
+                    items = back
+                        .into_iter()
+                        .chain(items)
+                        .collect::<Vec<_>>()
+                        .into_iter()
+                        .peekable()
+                }
             }
         }
         for runner in woken {

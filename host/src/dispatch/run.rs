@@ -99,7 +99,9 @@ fn share(fair: usize, most: usize, usual: Option<Duration>) -> usize {
 /// What the route's rate lets through in a tenth of a second: a batch waits until all of it may run.
 fn paced(route: &Route) -> usize {
     let rate = route.rate.filter(|rate| *rate > 0);
-    rate.map_or(usize::MAX, |rate| usize::try_from(rate / 10).unwrap_or(usize::MAX).max(1))
+    rate.map_or(usize::MAX, |rate| {
+        usize::try_from(rate / 10).unwrap_or(usize::MAX).max(1)
+    })
 }
 
 struct Batch<'a> {
@@ -181,7 +183,8 @@ impl Batch<'_> {
         let mut settled = Settled::new(self.runner, starting.len());
         let done = completions.iter().filter(|c| c.outcome == Outcome::Done).count();
         self.runner.done.inc_by(done as u64);
-        self.runner.took(completions.iter().map(|c| c.duration).sum(), completions.len());
+        self.runner
+            .took(completions.iter().map(|c| c.duration).sum(), completions.len());
         let ended = context.clock.now_ms();
         let mut completions = completions.into_iter();
         for (item, lane) in starting {
@@ -523,5 +526,23 @@ impl Detached {
             route: &self.route,
             version: Arc::clone(&self.version),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_handlers_share_and_quick_ones_batch() {
+        let slow = Some(Duration::from_millis(5));
+        let quick = Some(Duration::from_micros(3));
+        assert_eq!(share(25, 100, None), 25);
+        assert_eq!(share(25, 100, slow), 25);
+        assert_eq!(share(1, SINGLES, slow), 1);
+        assert_eq!(share(3, 100, quick), 100);
+        assert_eq!(share(1, 100, Some(Duration::from_micros(50))), 20);
+        assert_eq!(share(0, 100, Some(Duration::ZERO)), 100);
+        assert_eq!(share(500, 100, slow), 100);
     }
 }
