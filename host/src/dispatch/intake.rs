@@ -288,12 +288,8 @@ impl Intake<'_> {
                     }
                 }
                 Err(back) => {
-                    items = back
-                        .into_iter()
-                        .chain(items)
-                        .collect::<Vec<_>>()
-                        .into_iter()
-                        .peekable()
+                    let rest: Vec<Box<Item>> = back.into_iter().chain(items).collect();
+                    items = rest.into_iter().peekable();
                 }
             }
         }
