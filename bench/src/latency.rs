@@ -28,7 +28,7 @@ const RABBITMQ: [&str; 2] = [
 ];
 
 /// Messages a second.
-const KAFKA_RATE: usize = 30_000;
+const KAFKA_RATE: usize = 10_000;
 const RABBITMQ_RATE: usize = 4_000;
 
 pub fn measures() -> Vec<Measure> {

@@ -190,7 +190,7 @@ fn run(args: &Run) -> Result<()> {
             .canonicalize()
             .with_context(|| args.helix.display().to_string())?,
         guests: args.guests.clone(),
-        rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 5 }).max(1),
+        rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 3 }).max(1),
         quick: args.quick,
         kafka: std::env::var("HELIX_TEST_KAFKA_BOOTSTRAP").ok(),
         amqp: rabbitmq::Amqp::from_env(),

@@ -69,6 +69,16 @@ pub trait Settle: Send + Sync + 'static {
     fn ack(&self, token: Token);
     /// Not settled: the broker shall deliver it again, to us or to somebody else.
     fn release(&self, token: Token);
+    /// [`Settle::begin`] for each; adapters with a lock take it once.
+    fn begin_all(&self, tokens: &[Token]) -> Vec<bool> {
+        tokens.iter().map(|&token| self.begin(token)).collect()
+    }
+    /// [`Settle::ack`] for each; adapters with a lock take it once.
+    fn ack_all(&self, tokens: &[Token]) {
+        for &token in tokens {
+            self.ack(token);
+        }
+    }
 }
 
 /// How an adapter recognises its delivery: (assignment or connection epoch, partition or channel, offset or tag).
@@ -128,6 +138,57 @@ impl Receipt {
 
     pub fn token(&self) -> Token {
         self.token
+    }
+}
+
+/// [`Receipt::begin`] for a batch. What has no receipt is ours.
+pub fn begin_all<'a>(receipts: impl Iterator<Item = Option<&'a Receipt>>) -> Vec<bool> {
+    let mut ours = Vec::with_capacity(receipts.size_hint().0);
+    // Neighbours mostly come from one source; its tokens are collected until another one's appears.
+    let mut source: Option<&Arc<dyn Settle>> = None;
+    let mut tokens = Vec::with_capacity(receipts.size_hint().0);
+    for receipt in receipts {
+        let settle = receipt.and_then(|receipt| receipt.settle.as_ref());
+        let same = matches!((source, settle), (Some(a), Some(b)) if Arc::ptr_eq(a, b));
+        if !same && let Some(source) = source.take() {
+            ours.extend(source.begin_all(&tokens));
+            tokens.clear();
+        }
+        match (receipt, settle) {
+            (Some(receipt), Some(settle)) => {
+                source = Some(settle);
+                tokens.push(receipt.token);
+            }
+            (receipt, _) => ours.push(receipt.is_none()),
+        }
+    }
+    if let Some(source) = source {
+        ours.extend(source.begin_all(&tokens));
+    }
+    ours
+}
+
+/// [`Receipt::ack`] for a batch.
+pub fn ack_all(receipts: Vec<Receipt>) {
+    let mut source: Option<Arc<dyn Settle>> = None;
+    let mut tokens = Vec::with_capacity(receipts.len());
+    for mut receipt in receipts {
+        let Some(settle) = receipt.settle.take() else {
+            continue;
+        };
+        match &source {
+            Some(same) if Arc::ptr_eq(same, &settle) => {}
+            _ => {
+                if let Some(source) = source.replace(settle) {
+                    source.ack_all(&tokens);
+                    tokens.clear();
+                }
+            }
+        }
+        tokens.push(receipt.token);
+    }
+    if let Some(source) = source {
+        source.ack_all(&tokens);
     }
 }
 
@@ -311,4 +372,79 @@ pub enum Error {
     Storage(String),
     #[error("{0}")]
     Other(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Refuses one position; remembers what was settled, and how many times it was asked.
+    #[derive(Default)]
+    struct Desk {
+        refuses: u64,
+        calls: Mutex<Vec<Vec<u64>>>,
+    }
+
+    impl Settle for Desk {
+        fn begin(&self, token: Token) -> bool {
+            token.position != self.refuses
+        }
+
+        fn ack(&self, _: Token) {}
+
+        fn release(&self, _: Token) {}
+
+        fn ack_all(&self, tokens: &[Token]) {
+            let positions = tokens.iter().map(|t| t.position).collect();
+            self.calls
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .push(positions);
+        }
+    }
+
+    fn receipts(desk: &Arc<Desk>, positions: &[u64]) -> Vec<Receipt> {
+        let settle: Arc<dyn Settle> = Arc::<Desk>::clone(desk);
+        let token = |&position| Token {
+            epoch: 1,
+            lane: 0,
+            position,
+        };
+        positions
+            .iter()
+            .map(|position| Receipt::new(Arc::clone(&settle), token(position)))
+            .collect()
+    }
+
+    #[test]
+    fn a_batch_of_several_sources_begins_and_is_acknowledged_in_place() {
+        let (one, two) = (
+            Arc::new(Desk {
+                refuses: 2,
+                ..Desk::default()
+            }),
+            Arc::new(Desk {
+                refuses: 1,
+                ..Desk::default()
+            }),
+        );
+        let mut all = receipts(&one, &[1, 2, 3]);
+        all.extend(receipts(&two, &[1, 2]));
+        all.extend(receipts(&one, &[2]));
+        // One of the store's in the middle.
+        let mut asked: Vec<Option<&Receipt>> = all.iter().map(Some).collect();
+        asked.insert(2, None);
+        let ours = begin_all(asked.into_iter());
+        assert_eq!(ours, [true, false, true, true, false, true, false]);
+        ack_all(all);
+        let calls = |desk: &Desk| {
+            desk.calls
+                .lock()
+                .map_or_else(|e| e.into_inner().clone(), |calls| calls.clone())
+        };
+        assert_eq!(calls(&one), [vec![1, 2, 3], vec![2]]);
+        assert_eq!(calls(&two), [vec![1, 2]]);
+    }
 }

@@ -25,7 +25,7 @@ pub(super) fn content_type(raw: &RawMessage) -> Option<&str> {
 pub(super) fn envelope(
     raw: &RawMessage,
     found: Found,
-    fallback_id: &str,
+    fallback_id: impl FnOnce() -> String,
     now_ms: UnixMs,
 ) -> Result<Envelope, Malformed> {
     let message_type = found
@@ -52,7 +52,7 @@ pub(super) fn envelope(
         raw.props.expires_ms,
     ];
     Ok(Envelope {
-        id: found.id.unwrap_or_else(|| fallback_id.to_owned()),
+        id: found.id.unwrap_or_else(fallback_id),
         message_type,
         origin: raw.origin.clone(),
         payload: found.payload,

@@ -99,6 +99,15 @@ impl Found {
 
 /// `fallback_id` names the message when its producer did not; `now_ms` stands in for a missing time.
 pub fn decode(raw: &RawMessage, fallback_id: &str, now_ms: u64) -> Result<Envelope, Malformed> {
+    decode_or(raw, || fallback_id.to_owned(), now_ms)
+}
+
+/// The same; the id is made only when it is needed.
+pub(crate) fn decode_or(
+    raw: &RawMessage,
+    fallback_id: impl FnOnce() -> String,
+    now_ms: u64,
+) -> Result<Envelope, Malformed> {
     let found = find(raw)?;
     assemble::envelope(raw, found, fallback_id, now_ms)
 }

@@ -8,11 +8,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::item::{Duty, Item, fallback_id};
+use super::runner::Runner;
 use super::{CLOSE_LIMIT, Shared, letter, settle};
 use crate::broker::{self, Broker, Comparison, Delivery, Destination, Source, Subscription};
 use crate::config::valid::Unrouted;
 use crate::decode::{self, Malformed};
-use crate::model::{Failure, FailureClass};
+use crate::model::{Failure, FailureClass, UnixMs};
 
 /// The most messages taken from a source at once: enough to amortise a wake-up, small enough to share between workers.
 const BATCH: usize = 512;
@@ -156,12 +157,15 @@ impl Intake<'_> {
             consumed.inc_by(deliveries.len() as u64);
             redelivered.inc_by(deliveries.iter().filter(|d| d.raw.redelivered).count() as u64);
             let mut refused = Vec::new();
+            let now = context.clock.now_ms();
+            let mut items = Vec::with_capacity(deliveries.len());
             for delivery in deliveries {
                 // One permit was taken per message asked for, so this cannot run out.
                 let Some(permit) = permits.split(1) else { break };
-                self.place(delivery, permit, &mut refused);
+                items.extend(self.decode(delivery, permit, now, &mut refused));
             }
             drop(permits);
+            self.place(items, &mut refused);
             if !refused.is_empty() {
                 settle::bury_all(Arc::clone(context), refused);
             }
@@ -212,22 +216,27 @@ impl Intake<'_> {
         }
     }
 
-    /// To its lane, or among the refused.
-    fn place(&self, delivery: Delivery, permit: OwnedSemaphorePermit, refused: &mut Vec<settle::Refused>) {
+    /// A message that can be routed; or it is among the refused.
+    fn decode(
+        &self,
+        delivery: Delivery,
+        permit: OwnedSemaphorePermit,
+        now: UnixMs,
+        refused: &mut Vec<settle::Refused>,
+    ) -> Option<Box<Item>> {
         let context = &self.shared.context;
         let Delivery { mut raw, receipt } = delivery;
         // When the producer gave no id and the broker has no stable position, the host names the message once, so that it keeps
         // its id through retries and dead letters. Only after decoding: the id may stand in a header or in the body.
         let name =
             (raw.origin.offset.is_none() && raw.props.message_id.is_none()).then(|| context.ids.next());
-        let now = context.clock.now_ms();
         if let Some((class, malformed)) = over_limit(&raw, &context.limits) {
             raw.props.message_id = raw.props.message_id.or(name);
             refused.push((letter::of_raw(raw, class, &malformed, now), receipt, permit));
-            return;
+            return None;
         }
-        let fallback = name.clone().unwrap_or_else(|| fallback_id(&raw));
-        let envelope = match decode::decode(&raw, &fallback, now) {
+        let fallback = || name.clone().unwrap_or_else(|| fallback_id(&raw));
+        let envelope = match decode::decode_or(&raw, fallback, now) {
             Ok(envelope) => envelope,
             Err(malformed) => {
                 raw.props.message_id = raw.props.message_id.or(name);
@@ -236,13 +245,14 @@ impl Intake<'_> {
                     receipt,
                     permit,
                 ));
-                return;
+                return None;
             }
         };
         if name.as_deref() == Some(&*envelope.id) {
             raw.props.message_id = name;
         }
-        let mut item = Item {
+        // Moved often from here on, and large.
+        Some(Box::new(Item {
             envelope,
             raw,
             duty: Duty::Delivery(receipt),
@@ -250,24 +260,54 @@ impl Intake<'_> {
             history: Vec::new(),
             first_failure_ms: None,
             permit,
-        };
-        loop {
+        }))
+    }
+
+    /// To their lanes, in the order of arrival; neighbours under one route go there together. Workers are woken once all are
+    /// there: one that ran at the first message would call its handler with a batch of one.
+    fn place(&self, items: Vec<Box<Item>>, refused: &mut Vec<settle::Refused>) {
+        let mut woken: Vec<Arc<Runner>> = Vec::new();
+        let mut items = items.into_iter().peekable();
+        while let Some(first) = items.next() {
             let routes = self.shared.routes.current();
-            let found = routes.lookup(&item.envelope.origin, &item.envelope.message_type);
-            let Some(route) = found else {
-                return self.unrouted(item, refused);
+            let find = |item: &Item| routes.lookup(&item.envelope.origin, &item.envelope.message_type);
+            let Some(route) = find(&first) else {
+                self.unrouted(first, refused);
+                continue;
             };
-            // No runner, or one that takes nothing any more: a reload replaced the table since it was looked at.
-            if let Some(runner) = self.shared.runners.load().get(&route.name) {
-                match runner.push(item) {
-                    Ok(()) => return,
-                    Err(back) => item = back,
+            let mut run = vec![first];
+            while let Some(next) =
+                items.next_if(|item| find(item).is_some_and(|other| Arc::ptr_eq(other, route)))
+            {
+                run.push(next);
+            }
+            match self.push(&route.name, run) {
+                Ok(runner) => {
+                    if !woken.iter().any(|known| Arc::ptr_eq(known, &runner)) {
+                        woken.push(runner);
+                    }
+                }
+                Err(back) => {
+                    let rest: Vec<Box<Item>> = back.into_iter().chain(items).collect();
+                    items = rest.into_iter().peekable();
                 }
             }
         }
+        for runner in woken {
+            runner.wake();
+        }
     }
 
-    fn unrouted(&self, item: Item, refused: &mut Vec<settle::Refused>) {
+    /// `Err`: no runner, or one that takes nothing any more, because a reload replaced the table since it was looked at.
+    fn push(&self, route: &str, items: Vec<Box<Item>>) -> Result<Arc<Runner>, Vec<Box<Item>>> {
+        let runner = self.shared.runners.load().get(route).map(Arc::clone);
+        match runner {
+            Some(runner) => runner.push(items).map(|()| runner),
+            None => Err(items),
+        }
+    }
+
+    fn unrouted(&self, item: Box<Item>, refused: &mut Vec<settle::Refused>) {
         let context = &self.shared.context;
         let failure = Failure::coded(
             "unrouted",
@@ -283,6 +323,7 @@ impl Intake<'_> {
             &failure,
             context.clock.now_ms(),
         );
+        let item = *item;
         let Duty::Delivery(receipt) = item.duty else {
             return;
         };

@@ -34,6 +34,13 @@ pub(crate) enum Duty {
 }
 
 impl Duty {
+    pub fn receipt(&self) -> Option<&Receipt> {
+        match self {
+            Self::Delivery(receipt) => Some(receipt),
+            Self::Parked { .. } => None,
+        }
+    }
+
     pub fn ack_too_early(&self, bug: Bug) -> bool {
         matches!(self, Self::Delivery(receipt) if receipt.ack_too_early(bug))
     }
@@ -42,6 +49,9 @@ impl Duty {
 impl Item {
     /// The lane of a message under a route; none when no order is asked, or the message has no key.
     pub fn lane(route: &Route, envelope: &Envelope) -> Option<LaneKey> {
+        if route.order == Order::None {
+            return None;
+        }
         let origin = &envelope.origin;
         let mut name = Vec::with_capacity(64);
         name.extend_from_slice(origin.destination.as_bytes());

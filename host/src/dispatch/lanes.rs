@@ -7,6 +7,7 @@
 //!
 //! Must hold: of one lane at most one message is running, and messages leave it in the order they came.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
@@ -79,18 +80,14 @@ impl<T> Lanes<T> {
             return Err(item);
         }
         self.queued += 1;
-        if let Some(lane) = self.lanes.get_mut(key) {
-            lane.items.push_back(item);
-        } else {
-            self.lanes.insert(
-                Arc::clone(key),
-                Lane {
-                    state: State::Ready,
-                    items: VecDeque::from([item]),
-                },
-            );
+        let lane = self.lanes.entry(Arc::clone(key)).or_insert_with(|| {
             self.ready.push_back(Arc::clone(key));
-        }
+            Lane {
+                state: State::Ready,
+                items: VecDeque::new(),
+            }
+        });
+        lane.items.push_back(item);
         Ok(())
     }
 
@@ -116,15 +113,33 @@ impl<T> Lanes<T> {
         taken
     }
 
+    /// Messages that were taken and have not begun: they are the next to run, in the order in which they were taken.
+    pub fn put_back(&mut self, taken: Vec<(T, Option<LaneKey>)>) {
+        self.queued += taken.len();
+        for (item, lane) in taken.into_iter().rev() {
+            let Some(key) = lane else {
+                self.free.push_front(item);
+                continue;
+            };
+            let lane = self.lanes.entry(Arc::clone(&key)).or_insert_with(|| Lane {
+                state: State::Running,
+                items: VecDeque::new(),
+            });
+            lane.items.push_front(item);
+            lane.state = State::Ready;
+            self.ready.push_front(key);
+        }
+    }
+
     /// The running message of the lane is settled; its follower may run.
     pub fn finish(&mut self, key: &LaneKey) {
-        let Some(lane) = self.lanes.get_mut(key) else {
+        let Entry::Occupied(mut lane) = self.lanes.entry(Arc::clone(key)) else {
             return;
         };
-        if lane.items.is_empty() {
-            self.lanes.remove(key);
+        if lane.get().items.is_empty() {
+            lane.remove();
         } else {
-            lane.state = State::Ready;
+            lane.get_mut().state = State::Ready;
             self.ready.push_back(Arc::clone(key));
         }
     }

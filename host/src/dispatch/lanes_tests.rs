@@ -17,6 +17,25 @@ fn key(n: u8) -> LaneKey {
 }
 
 #[test]
+fn what_was_taken_and_given_back_is_the_next_to_run() {
+    let mut lanes = Lanes::default();
+    for (item, lane) in [(1, 1), (2, 2), (3, 1)] {
+        lanes.push(item, Some(&key(lane))).unwrap();
+    }
+    lanes.push(4, None).unwrap();
+    let items = |taken: &[(i32, Option<LaneKey>)]| taken.iter().map(|(item, _)| *item).collect::<Vec<_>>();
+    let mut taken = lanes.take(3);
+    assert_eq!(items(&taken), [4, 1, 2]);
+    let running = taken.remove(0);
+    lanes.put_back(taken);
+    assert_eq!((running.0, lanes.queued(), lanes.runnable()), (4, 3, 2));
+    let again = lanes.take(9);
+    assert_eq!(items(&again), [1, 2], "3 waits behind 1");
+    lanes.finish(&key(1));
+    assert_eq!(items(&lanes.take(9)), [3]);
+}
+
+#[test]
 fn a_lane_runs_one_at_a_time_and_others_go_on() {
     let mut lanes = Lanes::default();
     for (item, lane) in [(1, 0), (2, 0), (3, 1)] {

@@ -16,7 +16,7 @@ use crate::store::Parked;
 pub(super) struct Job {
     pub parked: Parked,
     pub lane: Option<LaneKey>,
-    pub item: Item,
+    pub item: Box<Item>,
 }
 
 /// One transaction of the store takes at most this many; more wait for the next.
@@ -53,7 +53,8 @@ pub(super) async fn run(
                 runner.stored(key);
             }
             // Durable first, then acknowledged. Given up at the drain limit: the dropped receipt brings the message back.
-            if written && let Duty::Delivery(receipt) = job.item.duty {
+            let item = *job.item;
+            if written && let Duty::Delivery(receipt) = item.duty {
                 receipt.ack();
             }
             context.busy.leave(1);

@@ -3,11 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::Histogram;
+use prometheus::local::LocalHistogram;
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::item::{Duty, Item};
 use super::lanes::LaneKey;
 use super::letter;
 use super::runner::Runner;
 use super::settle::{self, PublishFailure};
+use crate::broker::{self, Receipt};
 use crate::config::valid::Route;
 use crate::guest::{Completion, Invocation, Version};
 use crate::model::clock::duration_ms;
@@ -17,6 +22,10 @@ use crate::retry;
 
 /// How long to wait before looking again for a plugin that has no version yet.
 const PLUGIN_POLL: Duration = Duration::from_millis(200);
+/// Handlers that together take no longer than this are not worth sharing between workers.
+const TURN: Duration = Duration::from_millis(1);
+/// The most of them that a worker takes in one turn, when the handler takes one message a call.
+const SINGLES: usize = 16;
 /// The end of the guest's output that an attempt keeps.
 const LOG_LINES: usize = 50;
 
@@ -42,9 +51,21 @@ pub(super) async fn work(runner: Arc<Runner>, slot: usize) -> Result<(), String>
             continue;
         };
         last = Some(Arc::clone(&version));
-        let most = version.exports().max_batch(route.kind);
-        // A fair share, so that one worker does not take what others could run meanwhile.
-        let taken = runner.take(|runnable| runnable.div_ceil(route.concurrency).clamp(1, most));
+        let batch_limit = if route.fresh_instance {
+            1
+        } else {
+            version.batch_limit(route.kind)
+        };
+        let most = if batch_limit > 1 { batch_limit } else { SINGLES }.min(paced(&route));
+        let usual = runner.usual_duration();
+        let taken = runner.take(|runnable| {
+            let fair = if batch_limit > 1 {
+                runnable.div_ceil(route.concurrency)
+            } else {
+                1
+            };
+            share(fair, most, usual)
+        });
         if taken.is_empty() {
             runner.changed().await;
             continue;
@@ -60,11 +81,27 @@ pub(super) async fn work(runner: Arc<Runner>, slot: usize) -> Result<(), String>
         tokio::select! {
             biased;
             () = context.abort.cancelled() => {}
-            () = batch.run(taken) => {}
+            () = batch.run_all(taken, batch_limit) => {}
         }
         context.busy.leave(n);
     }
     Ok(())
+}
+
+/// How many messages to take at once. A fair share, so that one worker does not hold what others could run meanwhile; more
+/// when handlers are so quick that nobody would notice.
+fn share(fair: usize, most: usize, usual: Option<Duration>) -> usize {
+    let unnoticed = usual.map_or(0, |each| TURN.as_nanos() / each.as_nanos().max(1));
+    let unnoticed = usize::try_from(unnoticed).unwrap_or(usize::MAX);
+    fair.max(unnoticed).clamp(1, most)
+}
+
+/// What the route's rate lets through in a tenth of a second: a batch waits until all of it may run.
+fn paced(route: &Route) -> usize {
+    let rate = route.rate.filter(|rate| *rate > 0);
+    rate.map_or(usize::MAX, |rate| {
+        usize::try_from(rate / 10).unwrap_or(usize::MAX).max(1)
+    })
 }
 
 struct Batch<'a> {
@@ -74,15 +111,37 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    async fn run(&self, taken: Vec<(Item, Option<LaneKey>)>) {
+    /// In one call, or one by one: each begins right before it runs and is settled right after. When one is not as quick as
+    /// they usually are, those behind it are given to other workers.
+    async fn run_all(&self, mut taken: Vec<(Box<Item>, Option<LaneKey>)>, batch_limit: usize) {
+        if taken.len() <= batch_limit {
+            return self.run(taken).await;
+        }
+        taken.reverse();
+        while let Some(one) = taken.pop() {
+            let mut run = std::pin::pin!(self.run(vec![one]));
+            if !taken.is_empty() {
+                tokio::select! {
+                    biased;
+                    () = &mut run => continue,
+                    () = tokio::time::sleep(TURN) => {
+                        taken.reverse();
+                        self.runner.put_back(std::mem::take(&mut taken));
+                    }
+                }
+            }
+            run.await;
+        }
+    }
+
+    async fn run(&self, taken: Vec<(Box<Item>, Option<LaneKey>)>) {
         let context = &self.runner.context;
         self.runner.pace(taken.len()).await;
         let started = context.clock.now_ms();
         let mut starting = Vec::with_capacity(taken.len());
-        for (item, lane) in taken {
-            if let Duty::Delivery(receipt) = &item.duty
-                && !receipt.begin()
-            {
+        let ours = broker::begin_all(taken.iter().map(|(item, _)| item.duty.receipt()));
+        for ((item, lane), ours) in taken.into_iter().zip(ours) {
+            if !ours {
                 // Fenced: another host has it or will get it.
                 self.free(lane.as_ref());
                 continue;
@@ -121,6 +180,12 @@ impl Batch<'_> {
                 completion.outcome = Outcome::Trap { failure };
             }
         }
+        let mut settled = Settled::new(self.runner, starting.len());
+        let done = completions.iter().filter(|c| c.outcome == Outcome::Done).count();
+        self.runner.done.inc_by(done as u64);
+        self.runner
+            .took(completions.iter().map(|c| c.duration).sum(), completions.len());
+        let ended = context.clock.now_ms();
         let mut completions = completions.into_iter();
         for (item, lane) in starting {
             let completion = completions.next().unwrap_or_else(|| Completion {
@@ -131,18 +196,34 @@ impl Batch<'_> {
                 log: Vec::new(),
                 duration: Duration::ZERO,
             });
-            self.conclude(item, lane, completion, started);
+            self.conclude(item, lane, completion, (started, ended), &mut settled);
+        }
+        self.release(settled);
+    }
+
+    /// What a batch is done with, under one lock each.
+    fn release(&self, settled: Settled<'_>) {
+        broker::ack_all(settled.receipts);
+        drop(settled.permits);
+        if !settled.lanes.is_empty() {
+            self.runner.finish(&settled.lanes);
         }
     }
 
     fn free(&self, lane: Option<&LaneKey>) {
         if let Some(key) = lane {
-            self.runner.lanes().finish(key);
-            self.runner.wake();
+            self.runner.finish(std::slice::from_ref(key));
         }
     }
 
-    fn conclude(&self, mut item: Item, lane: Option<LaneKey>, completion: Completion, started_ms: u64) {
+    fn conclude(
+        &self,
+        mut item: Box<Item>,
+        lane: Option<LaneKey>,
+        completion: Completion,
+        (started_ms, ended_ms): (u64, u64),
+        settled: &mut Settled<'_>,
+    ) {
         let context = &self.runner.context;
         let Completion {
             outcome,
@@ -150,12 +231,15 @@ impl Batch<'_> {
             mut log,
             duration,
         } = completion;
-        context
-            .metrics
-            .outcomes
-            .with_label_values(&[&*self.route.name, outcome.label()])
-            .inc();
-        self.runner.handler_duration.observe(duration.as_secs_f64());
+        // Those that are done were counted together.
+        if outcome != Outcome::Done {
+            context
+                .metrics
+                .outcomes
+                .with_label_values(&[&*self.route.name, outcome.label()])
+                .inc();
+        }
+        settled.handler_duration.observe(duration.as_secs_f64());
         if item.attempt > 1 {
             context
                 .metrics
@@ -170,6 +254,9 @@ impl Batch<'_> {
             let (context, early) = (Arc::clone(context), outputs.clone());
             tokio::spawn(async move { settle::publish(&context, early).await.is_ok() });
         }
+        if outcome == Outcome::Done {
+            return self.done(item, lane, outputs, ended_ms, settled);
+        }
         let verdict = retry::decide(&outcome, item.attempt, &self.route.retry, (context.random)());
         if verdict != Verdict::Acknowledge {
             log.drain(..log.len().saturating_sub(LOG_LINES));
@@ -181,10 +268,10 @@ impl Batch<'_> {
                 digest: Some(self.version.digest().to_string()),
                 log,
             });
-            item.first_failure_ms.get_or_insert(context.clock.now_ms());
+            item.first_failure_ms.get_or_insert(ended_ms);
         }
         match verdict {
-            Verdict::Acknowledge => self.done(item, lane, outputs),
+            Verdict::Acknowledge => self.done(item, lane, outputs, ended_ms, settled),
             Verdict::RetryAfter { delay, failure } => {
                 tracing::info!(
                     route = %self.route.name, id = %item.envelope.id, attempt = item.attempt,
@@ -196,28 +283,31 @@ impl Batch<'_> {
         }
     }
 
-    fn done(&self, item: Item, lane: Option<LaneKey>, outputs: Vec<Outgoing>) {
-        let latency = self
-            .runner
-            .context
-            .clock
-            .now_ms()
-            .saturating_sub(item.envelope.time_ms);
+    fn done(
+        &self,
+        item: Box<Item>,
+        lane: Option<LaneKey>,
+        outputs: Vec<Outgoing>,
+        ended_ms: u64,
+        settled: &mut Settled<'_>,
+    ) {
+        let latency = ended_ms.saturating_sub(item.envelope.time_ms);
         #[allow(clippy::cast_precision_loss, reason = "milliseconds below 2^53 are exact")]
-        self.runner.delivery_latency.observe(latency as f64 / 1000.0);
+        settled.delivery_latency.observe(latency as f64 / 1000.0);
+        let item = *item;
         match item.duty {
             // The hot path: nothing to wait for.
             Duty::Delivery(receipt) if outputs.is_empty() => {
-                receipt.ack();
-                drop(item.permit);
-                self.free(lane.as_ref());
+                settled.receipts.push(receipt);
+                settled.permits.push(item.permit);
+                settled.lanes.extend(lane);
             }
-            duty => self.effect(Item { duty, ..item }, lane, outputs),
+            duty => self.effect(Box::new(Item { duty, ..item }), lane, outputs),
         }
     }
 
     /// Effects that wait for a disk run beside the worker; drain waits for them.
-    fn effect(&self, item: Item, lane: Option<LaneKey>, outputs: Vec<Outgoing>) {
+    fn effect(&self, item: Box<Item>, lane: Option<LaneKey>, outputs: Vec<Outgoing>) {
         let batch = self.detach();
         batch.runner.context.busy.enter(1);
         tokio::spawn(async move {
@@ -233,8 +323,9 @@ impl Batch<'_> {
         });
     }
 
-    async fn acknowledge(&self, item: Item, lane: Option<LaneKey>) {
+    async fn acknowledge(&self, item: Box<Item>, lane: Option<LaneKey>) {
         let context = &self.runner.context;
+        let item = *item;
         match item.duty {
             Duty::Delivery(receipt) => receipt.ack(),
             Duty::Parked {
@@ -255,7 +346,7 @@ impl Batch<'_> {
         self.free(lane.as_ref());
     }
 
-    fn again(&self, mut item: Item, lane: Option<LaneKey>, delay: Duration) {
+    fn again(&self, mut item: Box<Item>, lane: Option<LaneKey>, delay: Duration) {
         item.attempt = item.attempt.saturating_add(1);
         match (&item.duty, lane) {
             (Duty::Parked { .. }, _) => self.reschedule(item, delay),
@@ -273,7 +364,7 @@ impl Batch<'_> {
         }
     }
 
-    fn reschedule(&self, item: Item, delay: Duration) {
+    fn reschedule(&self, item: Box<Item>, delay: Duration) {
         let batch = self.detach();
         let context = Arc::clone(&self.runner.context);
         context.busy.enter(1);
@@ -294,7 +385,7 @@ impl Batch<'_> {
         });
     }
 
-    fn expire(&self, item: Item, lane: Option<LaneKey>) {
+    fn expire(&self, item: Box<Item>, lane: Option<LaneKey>) {
         let deadline = item.envelope.deadline_ms.unwrap_or_default();
         let late = self.runner.context.clock.now_ms().saturating_sub(deadline);
         let failure = Failure::coded(
@@ -310,7 +401,7 @@ impl Batch<'_> {
         self.bury(item, lane, FailureClass::Expired, &failure);
     }
 
-    fn bury(&self, item: Item, lane: Option<LaneKey>, class: FailureClass, failure: &Failure) {
+    fn bury(&self, item: Box<Item>, lane: Option<LaneKey>, class: FailureClass, failure: &Failure) {
         let batch = self.detach();
         let context = Arc::clone(&self.runner.context);
         let letter = letter::of_item(&item, Some(self.route), class, failure, context.clock.now_ms());
@@ -321,7 +412,7 @@ impl Batch<'_> {
         });
     }
 
-    async fn write_letter(&self, item: Item, lane: Option<LaneKey>, letter: DeadLetter) {
+    async fn write_letter(&self, item: Box<Item>, lane: Option<LaneKey>, letter: DeadLetter) {
         let context = &self.runner.context;
         if item.duty.ack_too_early(Bug::DeadLetterAfterAck) {
             tokio::time::sleep(planted::PAUSE).await;
@@ -344,6 +435,7 @@ impl Batch<'_> {
             return;
         }
         settle::count_letter(context, &letter);
+        let item = *item;
         match item.duty {
             Duty::Delivery(receipt) => receipt.ack(),
             Duty::Parked { lane: Some(key), .. } => self.runner.unpark_if_empty(&key).await,
@@ -362,6 +454,64 @@ impl Batch<'_> {
     }
 }
 
+/// Messages that are done and wait for nothing: settled together at the end of their batch.
+struct Settled<'a> {
+    receipts: Vec<Receipt>,
+    permits: Permits,
+    lanes: Vec<LaneKey>,
+    handler_duration: Observer<'a>,
+    delivery_latency: Observer<'a>,
+}
+
+impl<'a> Settled<'a> {
+    fn new(runner: &'a Runner, messages: usize) -> Self {
+        Self {
+            receipts: Vec::with_capacity(messages),
+            permits: Permits::default(),
+            lanes: Vec::with_capacity(messages),
+            handler_duration: Observer::new(&runner.handler_duration, messages),
+            delivery_latency: Observer::new(&runner.delivery_latency, messages),
+        }
+    }
+}
+
+/// Workers share a histogram's counters, so a batch counts by itself first. That pays from some messages on.
+enum Observer<'a> {
+    Direct(&'a Histogram),
+    Batch(LocalHistogram),
+}
+
+impl<'a> Observer<'a> {
+    fn new(histogram: &'a Histogram, messages: usize) -> Self {
+        if messages < 8 {
+            Self::Direct(histogram)
+        } else {
+            Self::Batch(histogram.local())
+        }
+    }
+
+    fn observe(&self, value: f64) {
+        match self {
+            Self::Direct(histogram) => histogram.observe(value),
+            // Flushed when it is dropped.
+            Self::Batch(histogram) => histogram.observe(value),
+        }
+    }
+}
+
+/// Permits of one batch, mostly of one source: given back at once.
+#[derive(Default)]
+struct Permits(Vec<OwnedSemaphorePermit>);
+
+impl Permits {
+    fn push(&mut self, permit: OwnedSemaphorePermit) {
+        match self.0.last_mut() {
+            Some(last) if Arc::ptr_eq(last.semaphore(), permit.semaphore()) => last.merge(permit),
+            _ => self.0.push(permit),
+        }
+    }
+}
+
 /// A batch whose effects outlive the worker's turn.
 struct Detached {
     runner: Arc<Runner>,
@@ -376,5 +526,23 @@ impl Detached {
             route: &self.route,
             version: Arc::clone(&self.version),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_handlers_share_and_quick_ones_batch() {
+        let slow = Some(Duration::from_millis(5));
+        let quick = Some(Duration::from_micros(3));
+        assert_eq!(share(25, 100, None), 25);
+        assert_eq!(share(25, 100, slow), 25);
+        assert_eq!(share(1, SINGLES, slow), 1);
+        assert_eq!(share(3, 100, quick), 100);
+        assert_eq!(share(1, 100, Some(Duration::from_micros(50))), 20);
+        assert_eq!(share(0, 100, Some(Duration::ZERO)), 100);
+        assert_eq!(share(500, 100, slow), 100);
     }
 }

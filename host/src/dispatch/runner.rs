@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::num::NonZeroU32;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use governor::DefaultDirectRateLimiter;
-use prometheus::Histogram;
+use prometheus::{Histogram, IntCounter};
 use tokio::sync::{Notify, mpsc};
 
 use super::context::Context;
@@ -19,12 +19,16 @@ use super::lanes::{LaneKey, Lanes};
 use super::park::{self, Job};
 use crate::config::valid::Route;
 use crate::guest::Version;
+use crate::model::Outcome;
 use crate::model::clock::duration_ms;
+
+/// No handler has run yet.
+const UNKNOWN: u64 = u64::MAX;
 
 pub struct Runner {
     pub(super) context: Arc<Context>,
     pub(super) route: ArcSwap<Route>,
-    lanes: Mutex<Lanes<Item>>,
+    lanes: Mutex<Lanes<Box<Item>>>,
     /// Something may have become runnable.
     changed: Notify,
     /// Unbounded, and bounded all the same: every job holds a permit of its source.
@@ -33,6 +37,10 @@ pub struct Runner {
     /// Slots whose worker runs.
     workers: Mutex<BTreeSet<usize>>,
     retired: AtomicBool,
+    /// What a handler took of late, or [`UNKNOWN`].
+    usual_ns: AtomicU64,
+    /// Outcomes that are `done`: nearly all, so that their counter is not looked up each time.
+    pub(super) done: IntCounter,
     pub(super) handler_duration: Histogram,
     pub(super) delivery_latency: Histogram,
 }
@@ -49,6 +57,10 @@ impl Runner {
             lanes.mark_parked(&key, 0);
         }
         let runner = Arc::new(Self {
+            done: context
+                .metrics
+                .outcomes
+                .with_label_values(&[&*route.name, Outcome::Done.label()]),
             handler_duration: context
                 .metrics
                 .handler_duration
@@ -64,6 +76,7 @@ impl Runner {
             rate: ArcSwap::from_pointee(None),
             workers: Mutex::default(),
             retired: AtomicBool::new(false),
+            usual_ns: AtomicU64::new(UNKNOWN),
             context: Arc::clone(&context),
         });
         let work = park::run(context, Arc::downgrade(&runner), jobs);
@@ -100,31 +113,30 @@ impl Runner {
         slot >= self.route.load().concurrency && workers.remove(&slot)
     }
 
-    pub(super) fn lanes(&self) -> MutexGuard<'_, Lanes<Item>> {
+    pub(super) fn lanes(&self) -> MutexGuard<'_, Lanes<Box<Item>>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From intake. `Err`: the route is gone from the table; look it up again.
-    pub(super) fn push(&self, item: Item) -> Result<(), Item> {
+    /// From intake, which wakes workers when it has placed everything. `Err`: the route is gone from the table; look it up
+    /// again.
+    pub(super) fn push(&self, items: Vec<Box<Item>>) -> Result<(), Vec<Box<Item>>> {
         let route = self.route.load();
-        let lane = Item::lane(&route, &item.envelope);
-        {
-            let mut lanes = self.lanes();
-            if self.is_retired() {
-                return Err(item);
-            }
+        let mut lanes = self.lanes();
+        if self.is_retired() {
+            return Err(items);
+        }
+        for item in items {
+            let lane = Item::lane(&route, &item.envelope);
             if let Err(item) = lanes.push(item, lane.as_ref()) {
                 // Under the lock, so that the store sees the lane's messages in the order they came.
                 self.send_to_store(item, lane, &route, None);
-                return Ok(());
             }
         }
-        self.wake();
         Ok(())
     }
 
     /// From the store, which keeps the order of its lanes itself.
-    pub(super) fn push_parked(&self, item: Item) -> Result<(), Item> {
+    pub(super) fn push_parked(&self, item: Box<Item>) -> Result<(), Box<Item>> {
         {
             let mut lanes = self.lanes();
             if self.is_retired() {
@@ -150,7 +162,7 @@ impl Runner {
     }
 
     /// The running message of a lane goes to the store now, its followers behind it.
-    pub(super) fn park_lane(&self, head: Item, key: &LaneKey, delay: Duration) {
+    pub(super) fn park_lane(&self, head: Box<Item>, key: &LaneKey, delay: Duration) {
         let route = self.route.load();
         let mut lanes = self.lanes();
         let followers = lanes.park_running(key);
@@ -161,11 +173,11 @@ impl Runner {
     }
 
     /// A message without a lane goes to the store until it is due.
-    pub(super) fn park(&self, item: Item, delay: Duration) {
+    pub(super) fn park(&self, item: Box<Item>, delay: Duration) {
         self.send_to_store(item, None, &self.route.load(), Some(delay));
     }
 
-    fn send_to_store(&self, item: Item, lane: Option<LaneKey>, route: &Route, delay: Option<Duration>) {
+    fn send_to_store(&self, item: Box<Item>, lane: Option<LaneKey>, route: &Route, delay: Option<Duration>) {
         let now = self.context.clock.now_ms();
         let due = now.saturating_add(delay.map_or(0, duration_ms));
         let parked = item.to_parked(route, lane.as_ref(), item.attempt, due);
@@ -197,8 +209,19 @@ impl Runner {
         }
     }
 
+    /// The running messages of these lanes are settled; their followers may run.
+    pub(super) fn finish(&self, keys: &[LaneKey]) {
+        {
+            let mut lanes = self.lanes();
+            for key in keys {
+                lanes.finish(key);
+            }
+        }
+        self.wake();
+    }
+
     /// Up to `max` messages that may run now; when more are left, another worker is woken.
-    pub(super) fn take(&self, max: impl FnOnce(usize) -> usize) -> Vec<(Item, Option<LaneKey>)> {
+    pub(super) fn take(&self, max: impl FnOnce(usize) -> usize) -> Vec<(Box<Item>, Option<LaneKey>)> {
         let mut lanes = self.lanes();
         lanes.wake(self.context.clock.instant());
         let max = max(lanes.runnable());
@@ -207,6 +230,14 @@ impl Runner {
             self.changed.notify_one();
         }
         taken
+    }
+
+    /// Messages that a worker took and does not get to: others may have them. In a drain they go back to their broker.
+    pub(super) fn put_back(&self, taken: Vec<(Box<Item>, Option<LaneKey>)>) {
+        if !self.context.stop.is_cancelled() {
+            self.lanes().put_back(taken);
+            self.wake();
+        }
     }
 
     pub(super) fn wake(&self) {
@@ -227,6 +258,26 @@ impl Runner {
             () = due => {}
             () = self.context.stop.cancelled() => {}
         }
+    }
+
+    /// Handlers of a batch took so long together.
+    pub(super) fn took(&self, together: Duration, messages: usize) {
+        let messages = u128::try_from(messages).unwrap_or(u128::MAX).max(1);
+        let each = u64::try_from(together.as_nanos() / messages).unwrap_or(u64::MAX);
+        // Workers may overwrite each other's news: it is an estimate.
+        let before = self.usual_ns.load(Ordering::Relaxed);
+        let after = if before == UNKNOWN {
+            each
+        } else {
+            before - before / 8 + each / 8
+        };
+        self.usual_ns.store(after.min(UNKNOWN - 1), Ordering::Relaxed);
+    }
+
+    /// A moving average of what a message takes; none before the first.
+    pub(super) fn usual_duration(&self) -> Option<Duration> {
+        let ns = self.usual_ns.load(Ordering::Relaxed);
+        (ns != UNKNOWN).then(|| Duration::from_nanos(ns))
     }
 
     /// Waits for the route's rate.

@@ -89,14 +89,14 @@ fn place(shared: &Shared, parked: Parked, permit: tokio::sync::OwnedSemaphorePer
         route,
         ..
     } = parked;
-    let envelope = match decode::decode(&raw, &fallback_id(&raw), context.clock.now_ms()) {
+    let envelope = match decode::decode_or(&raw, || fallback_id(&raw), context.clock.now_ms()) {
         Ok(envelope) => envelope,
         Err(error) => {
             tracing::error!(%id, %error, "a parked message cannot be decoded any more; it stays parked. Report this as a bug");
             return None;
         }
     };
-    let mut item = Item {
+    let mut item = Box::new(Item {
         envelope,
         raw,
         duty: Duty::Parked {
@@ -107,7 +107,7 @@ fn place(shared: &Shared, parked: Parked, permit: tokio::sync::OwnedSemaphorePer
         history,
         first_failure_ms: Some(first_failure_ms),
         permit,
-    };
+    });
     loop {
         // The route it was parked under; when a reload took that away, the one that takes it now.
         let runners = shared.runners.load();

@@ -43,6 +43,14 @@ impl Version for Loaded {
         self.exports
     }
 
+    fn batch_limit(&self, kind: MessageKind) -> usize {
+        // As `batching` decides: a handler that reaches out is entered once a message.
+        if self.pool.mould.reaches_out && !self.exports.event_batch {
+            return 1;
+        }
+        self.exports.max_batch(kind)
+    }
+
     async fn call(&self, batch: &[Invocation<'_>]) -> Vec<Completion> {
         let Some(first) = batch.first() else {
             return Vec::new();

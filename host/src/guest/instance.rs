@@ -21,6 +21,9 @@ use crate::planted::{self, Bug};
 /// Making an instance runs guest code (constructors, engines of JavaScript); Python takes 1 ms.
 pub(super) const START_LIMIT: Duration = Duration::from_secs(5);
 
+/// Memory that a warm instance keeps for the next packed batch; a hundred messages of 1 KiB need 150 KiB.
+const BUFFER: usize = 256 << 10;
+
 /// A guest that waits inside a host function is not reached by the epoch. So long after its deadline it is dropped.
 const BACKSTOP: Duration = Duration::from_millis(25);
 
@@ -82,6 +85,8 @@ pub(super) struct Instance {
     event: Option<event_handler::Guest>,
     event_batch: Option<event_batch_handler::Guest>,
     packed: Option<packed_handler::Guest>,
+    /// Packed batches are laid out here.
+    buffer: Vec<u8>,
     pub(super) calls: u64,
 }
 
@@ -169,6 +174,7 @@ impl Instance {
                 .transpose()
                 .map_err(contract)?,
             store,
+            buffer: Vec::new(),
             calls: 0,
         })
     }
@@ -263,9 +269,11 @@ impl Instance {
             }
             Entry::Packed => {
                 let guest = self.packed.as_ref().ok_or_else(missing)?;
-                let buffer = packed::encode(batch)
+                packed::encode(&mut self.buffer, batch)
                     .ok_or_else(|| wasmtime::Error::msg("the batch is too large to pack"))?;
-                let out = guest.call_handle(store, &buffer).await?;
+                let out = guest.call_handle(store, &self.buffer).await?;
+                self.buffer.clear();
+                self.buffer.shrink_to(BUFFER);
                 Ok(packed::decode(&out, batch.len()))
             }
         }

@@ -42,7 +42,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Digest, Envelope, Outcome, Outgoing};
+use crate::model::{Digest, Envelope, MessageKind, Outcome, Outgoing};
 
 /// All plugins of this host, by name.
 pub trait Plugins: Send + Sync {
@@ -58,7 +58,11 @@ pub trait Version: Send + Sync {
     fn digest(&self) -> Digest;
     /// What it exports.
     fn exports(&self) -> Exports;
-    /// Runs the handler on one message, or on many when `exports().max_batch() > 1` for that kind. One completion each,
+    /// How many messages are worth one call; 1 when they would be run one by one.
+    fn batch_limit(&self, kind: MessageKind) -> usize {
+        self.exports().max_batch(kind)
+    }
+    /// Runs the handler on one message, or on many when `batch_limit() > 1` for that kind. One completion each,
     /// same order. Never fails as a whole: traps, timeouts and refusals are outcomes. A batch that traps has been run
     /// again one by one before this returns.
     async fn call(&self, batch: &[Invocation<'_>]) -> Vec<Completion>;

@@ -28,16 +28,17 @@ pub(super) enum Said {
     },
 }
 
-/// Lays out a batch. `None` when something does not fit into 32 bits.
-pub(super) fn encode(batch: &[Invocation<'_>]) -> Option<Vec<u8>> {
+/// Lays out a batch in `out`, whose memory is kept. `None` when something does not fit into 32 bits.
+pub(super) fn encode(out: &mut Vec<u8>, batch: &[Invocation<'_>]) -> Option<()> {
     let estimate: usize = batch.iter().map(|i| i.envelope.payload.len() + 512).sum();
-    let mut out = Vec::with_capacity(HEAD + estimate);
+    out.clear();
+    out.reserve(HEAD + estimate);
     out.extend_from_slice(&[VERSION, KIND_EVENTS, 0, 0]);
     out.extend_from_slice(&u32::try_from(batch.len()).ok()?.to_le_bytes());
     for invocation in batch {
-        event(&mut out, invocation)?;
+        event(out, invocation)?;
     }
-    Some(out)
+    Some(())
 }
 
 fn event(out: &mut Vec<u8>, invocation: &Invocation<'_>) -> Option<()> {

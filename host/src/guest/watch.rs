@@ -1,12 +1,13 @@
 //! Watches the files of plugins and reloads those that changed and then stayed as they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use notify_debouncer_full::notify::{RecommendedWatcher, RecursiveMode};
-use notify_debouncer_full::{DebounceEventResult, Debouncer, RecommendedCache, new_debouncer};
+use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,6 @@ use super::registry::{Runtime, Watched};
 const POLL: Duration = Duration::from_secs(2);
 /// Between two looks at a file that changed.
 const SETTLE: Duration = Duration::from_millis(50);
-const DEBOUNCE: Duration = Duration::from_millis(50);
 
 /// What a file looks like from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,8 @@ impl Stamp {
     }
 }
 
-/// Decides when a file is ready: it differs from what was loaded and looks the same twice. Pure.
+/// Decides when a file is ready: it differs from what was loaded, and it looks the same twice or was renamed into its place,
+/// which nobody does with half a file. Pure.
 #[derive(Debug, Default)]
 struct Follower {
     loaded: Option<Stamp>,
@@ -55,12 +56,12 @@ enum Step {
 }
 
 impl Follower {
-    fn look(&mut self, now: Option<Stamp>) -> Step {
+    fn look(&mut self, now: Option<Stamp>, renamed: bool) -> Step {
         let before = std::mem::replace(&mut self.seen, now);
         if now == self.loaded {
             return Step::Nothing;
         }
-        if now != before {
+        if now != before && !renamed {
             return Step::Unsettled;
         }
         self.loaded = now;
@@ -84,6 +85,7 @@ impl Runtime {
             let mut folders = Folders {
                 watcher: None,
                 watched: Vec::new(),
+                renamed: Arc::default(),
                 wake,
             };
             let mut followers = Followers::new();
@@ -95,7 +97,8 @@ impl Runtime {
                     () = tokio::time::sleep(pause) => {}
                 }
                 folders.follow(&runtime);
-                let unsettled = round(&runtime, &mut followers).await;
+                let renamed = folders.renamed();
+                let unsettled = round(&runtime, &mut followers, &renamed).await;
                 pause = if unsettled { SETTLE } else { POLL };
             }
         })
@@ -103,17 +106,18 @@ impl Runtime {
 }
 
 /// One look at all files; true when one of them is still changing.
-async fn round(runtime: &Runtime, followers: &mut Followers) -> bool {
+async fn round(runtime: &Runtime, followers: &mut Followers, renamed: &HashSet<PathBuf>) -> bool {
     let files = runtime.files();
     followers.retain(|name, (watched, _)| files.get(name) == Some(watched));
     let mut unsettled = false;
     for (name, watched) in files {
         let now = Stamp::of(&watched.file);
+        let renamed = renamed.contains(&watched.file);
         // A plugin seen for the first time counts as changed: reading a file that serves already changes nothing.
         let (_, follower) = followers
             .entry(name.clone())
             .or_insert_with(|| (watched, Follower::default()));
-        match follower.look(now) {
+        match follower.look(now, renamed) {
             Step::Nothing => {}
             Step::Unsettled => unsettled = true,
             Step::Removed => runtime.file_removed(&name),
@@ -127,12 +131,18 @@ async fn round(runtime: &Runtime, followers: &mut Followers) -> bool {
 
 /// The folders that are watched: not their subfolders, since handlers are built there.
 struct Folders {
-    watcher: Option<Debouncer<RecommendedWatcher, RecommendedCache>>,
+    watcher: Option<RecommendedWatcher>,
     watched: Vec<PathBuf>,
+    /// Files that were renamed into their places since the last look.
+    renamed: Arc<Mutex<HashSet<PathBuf>>>,
     wake: mpsc::Sender<()>,
 }
 
 impl Folders {
+    fn renamed(&self) -> HashSet<PathBuf> {
+        std::mem::take(&mut *self.renamed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn follow(&mut self, runtime: &Runtime) {
         let mut wanted: Vec<PathBuf> = vec![runtime.plugins_dir().to_owned()];
         wanted.extend(
@@ -147,12 +157,24 @@ impl Folders {
             return;
         }
         self.watched.clone_from(&wanted);
-        let wake = self.wake.clone();
-        let told = move |_: DebounceEventResult| {
+        let (wake, renamed) = (self.wake.clone(), Arc::clone(&self.renamed));
+        let told = move |event: notify::Result<notify::Event>| {
+            if let Ok(event) = event {
+                match event.kind {
+                    EventKind::Access(AccessKind::Close(AccessMode::Write)) => {}
+                    // Reading is no change, and we read.
+                    EventKind::Access(_) => return,
+                    EventKind::Modify(ModifyKind::Name(RenameMode::To)) => renamed
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .extend(event.paths),
+                    _ => {}
+                }
+            }
             // Full means that a look is due already.
             let _ = wake.try_send(());
         };
-        match new_debouncer(DEBOUNCE, None, told) {
+        match notify::recommended_watcher(told) {
             Ok(mut watcher) => {
                 for folder in &wanted {
                     if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
@@ -184,11 +206,22 @@ mod tests {
             loaded: stamp(1),
             seen: stamp(1),
         };
-        assert_eq!(f.look(stamp(1)), Step::Nothing);
-        assert_eq!(f.look(stamp(2)), Step::Unsettled);
-        assert_eq!(f.look(stamp(3)), Step::Unsettled);
-        assert_eq!(f.look(stamp(3)), Step::Reload);
-        assert_eq!(f.look(stamp(3)), Step::Nothing);
+        assert_eq!(f.look(stamp(1), false), Step::Nothing);
+        assert_eq!(f.look(stamp(2), false), Step::Unsettled);
+        assert_eq!(f.look(stamp(3), false), Step::Unsettled);
+        assert_eq!(f.look(stamp(3), false), Step::Reload);
+        assert_eq!(f.look(stamp(3), false), Step::Nothing);
+    }
+
+    #[test]
+    fn a_file_that_was_renamed_into_its_place_is_reloaded_at_once() {
+        let mut f = Follower {
+            loaded: stamp(1),
+            seen: stamp(1),
+        };
+        assert_eq!(f.look(stamp(2), true), Step::Reload);
+        assert_eq!(f.look(stamp(2), false), Step::Nothing);
+        assert_eq!(f.look(stamp(2), true), Step::Nothing);
     }
 
     #[test]
@@ -197,13 +230,13 @@ mod tests {
             loaded: stamp(1),
             seen: stamp(1),
         };
-        assert_eq!(f.look(None), Step::Unsettled);
-        assert_eq!(f.look(None), Step::Removed);
-        assert_eq!(f.look(None), Step::Nothing);
-        assert_eq!(f.look(stamp(2)), Step::Unsettled);
-        assert_eq!(f.look(stamp(2)), Step::Reload);
+        assert_eq!(f.look(None, false), Step::Unsettled);
+        assert_eq!(f.look(None, false), Step::Removed);
+        assert_eq!(f.look(None, false), Step::Nothing);
+        assert_eq!(f.look(stamp(2), false), Step::Unsettled);
+        assert_eq!(f.look(stamp(2), false), Step::Reload);
         // Written and undone between two looks.
-        assert_eq!(f.look(stamp(9)), Step::Unsettled);
-        assert_eq!(f.look(stamp(2)), Step::Nothing);
+        assert_eq!(f.look(stamp(9), false), Step::Unsettled);
+        assert_eq!(f.look(stamp(2), false), Step::Nothing);
     }
 }

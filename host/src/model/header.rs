@@ -7,8 +7,11 @@ use bytes::Bytes;
 /// Names that start with this belong to the host: stamped by it, dropped when a guest sets them.
 pub const HOST_PREFIX: &str = "helix-";
 
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Headers(Vec<(Arc<str>, Bytes)>);
+/// Cheap to clone: clones share the list until one of them is changed.
+#[derive(Debug, Clone, Default)]
+pub struct Headers(Option<Arc<List>>);
+
+type List = Vec<(Arc<str>, Bytes)>;
 
 impl Headers {
     pub fn new() -> Self {
@@ -16,12 +19,20 @@ impl Headers {
     }
 
     pub fn push(&mut self, name: impl Into<Arc<str>>, value: impl Into<Bytes>) {
-        self.0.push((name.into(), value.into()));
+        self.list_mut().push((name.into(), value.into()));
+    }
+
+    fn list(&self) -> &[(Arc<str>, Bytes)] {
+        self.0.as_deref().map_or(&[], Vec::as_slice)
+    }
+
+    fn list_mut(&mut self) -> &mut List {
+        Arc::make_mut(self.0.get_or_insert_default())
     }
 
     /// The first value of that name.
     pub fn get(&self, name: &str) -> Option<&Bytes> {
-        self.0
+        self.list()
             .iter()
             .find(|(n, _)| n.eq_ignore_ascii_case(name))
             .map(|(_, v)| v)
@@ -33,29 +44,38 @@ impl Headers {
     }
 
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Bytes)> {
-        self.0.iter().map(|(n, v)| (&**n, v))
+        self.list().iter().map(|(n, v)| (&**n, v))
     }
 
     pub fn remove(&mut self, name: &str) {
-        self.0.retain(|(n, _)| !n.eq_ignore_ascii_case(name));
+        self.list_mut().retain(|(n, _)| !n.eq_ignore_ascii_case(name));
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.list().len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list().is_empty()
     }
 
     /// Bytes of all names and values: what a size limit counts.
     pub fn size(&self) -> usize {
-        self.0.iter().map(|(n, v)| n.len() + v.len()).sum()
+        self.list().iter().map(|(n, v)| n.len() + v.len()).sum()
     }
 }
 
+impl PartialEq for Headers {
+    fn eq(&self, other: &Self) -> bool {
+        self.list() == other.list()
+    }
+}
+
+impl Eq for Headers {}
+
 impl<N: Into<Arc<str>>, V: Into<Bytes>> FromIterator<(N, V)> for Headers {
     fn from_iter<T: IntoIterator<Item = (N, V)>>(iter: T) -> Self {
-        Self(iter.into_iter().map(|(n, v)| (n.into(), v.into())).collect())
+        let list: List = iter.into_iter().map(|(n, v)| (n.into(), v.into())).collect();
+        Self((!list.is_empty()).then(|| Arc::new(list)))
     }
 }

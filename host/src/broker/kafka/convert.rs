@@ -10,6 +10,8 @@ use crate::model::{Headers, MessageKind, Origin, RawMessage, UnixMs};
 
 /// Header names of one topic repeat; so many different ones are kept, then they are allocated per message.
 const NAMES: usize = 256;
+/// So many headers of a record are compared with those of the one before.
+const PLACES: usize = 16;
 
 /// A record as librdkafka shows it.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +32,8 @@ pub struct Converter {
     broker: Arc<str>,
     topic: Arc<str>,
     names: HashSet<Arc<str>>,
+    /// Names of the last record, by place: the next one mostly has the same.
+    last: Vec<Arc<str>>,
 }
 
 impl Converter {
@@ -38,6 +42,7 @@ impl Converter {
             broker,
             topic,
             names: HashSet::new(),
+            last: Vec::new(),
         }
     }
 
@@ -57,8 +62,8 @@ impl Converter {
         let key = record.key.map(&mut cut);
         let body = record.body.map(&mut cut);
         let mut headers = Headers::new();
-        for (name, value) in &record.headers {
-            headers.push(self.name(name), cut(value));
+        for (place, (name, value)) in record.headers.iter().enumerate() {
+            headers.push(self.name(place, name), cut(value));
         }
         RawMessage {
             origin: Origin {
@@ -78,7 +83,20 @@ impl Converter {
         }
     }
 
-    fn name(&mut self, bytes: &[u8]) -> Arc<str> {
+    fn name(&mut self, place: usize, bytes: &[u8]) -> Arc<str> {
+        if let Some(same) = self.last.get(place).filter(|last| last.as_bytes() == bytes) {
+            return same.clone();
+        }
+        let name = self.known(bytes);
+        if let Some(last) = self.last.get_mut(place) {
+            *last = name.clone();
+        } else if place < PLACES {
+            self.last.push(name.clone());
+        }
+        name
+    }
+
+    fn known(&mut self, bytes: &[u8]) -> Arc<str> {
         let text = String::from_utf8_lossy(bytes);
         if let Some(known) = self.names.get(&*text) {
             return known.clone();

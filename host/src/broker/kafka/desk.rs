@@ -98,10 +98,10 @@ impl Desk {
         result.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    fn settle(&self, f: impl FnOnce(&mut Ledger)) {
+    fn settle(&self, count: usize, f: impl FnOnce(&mut Ledger)) {
         let mut books = self.lock();
         f(&mut books.ledger);
-        books.outstanding = books.outstanding.saturating_sub(1);
+        books.outstanding = books.outstanding.saturating_sub(count);
         // Waking costs a system call; nobody waits most of the time.
         if books.wake_at.is_some_and(|at| books.outstanding <= at) {
             books.wake_at = None;
@@ -127,11 +127,24 @@ impl Settle for Desk {
     }
 
     fn ack(&self, token: Token) {
-        self.settle(|ledger| ledger.ack(token));
+        self.settle(1, |ledger| ledger.ack(token));
     }
 
     fn release(&self, token: Token) {
-        self.settle(|ledger| ledger.release(token));
+        self.settle(1, |ledger| ledger.release(token));
+    }
+
+    fn begin_all(&self, tokens: &[Token]) -> Vec<bool> {
+        let mut books = self.lock();
+        tokens.iter().map(|&token| books.ledger.begin(token)).collect()
+    }
+
+    fn ack_all(&self, tokens: &[Token]) {
+        self.settle(tokens.len(), |ledger| {
+            for &token in tokens {
+                ledger.ack(token);
+            }
+        });
     }
 }
 

@@ -141,6 +141,23 @@ impl Ledger {
             };
         }
         let from = lane.cursor.replace(offset + 1).unwrap_or(offset);
+        let token = Token {
+            epoch: lane.epoch,
+            lane: partition,
+            position: offset,
+        };
+        // Nearly always: nothing from the cursor on is in the books, so there is nothing to look for.
+        if lane.entries.back().is_none_or(|last| last.offset < from) {
+            if lane.prefix.is_some_and(|prefix| offset < prefix) {
+                return Receive::Known;
+            }
+            lane.entries.push_back(Entry {
+                offset,
+                state: State::Received,
+            });
+            self.tracked += 1;
+            return Receive::Deliver(token);
+        }
         let first = lane.entries.partition_point(|e| e.offset < from);
         let at = lane.entries.partition_point(|e| e.offset < offset);
         // Read again and not found: retention or compaction has removed them meanwhile.
@@ -149,11 +166,6 @@ impl Ledger {
                 gone.state = State::Done;
             }
         }
-        let token = Token {
-            epoch: lane.epoch,
-            lane: partition,
-            position: offset,
-        };
         let outcome = match lane.entries.get_mut(at) {
             Some(entry) if entry.offset == offset && entry.state == State::Released => {
                 entry.state = State::Received;
@@ -292,7 +304,12 @@ impl Ledger {
 
 impl Lane {
     fn entry(&mut self, offset: u64) -> Option<&mut Entry> {
-        let at = self.entries.binary_search_by_key(&offset, |e| e.offset).ok()?;
+        // Logs have few holes: mostly it stands where the distance from the front says.
+        let dense = usize::try_from(offset.checked_sub(self.entries.front()?.offset)?).ok()?;
+        let at = match self.entries.get(dense) {
+            Some(entry) if entry.offset == offset => dense,
+            _ => self.entries.binary_search_by_key(&offset, |e| e.offset).ok()?,
+        };
         self.entries.get_mut(at)
     }
 

@@ -10,14 +10,15 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::sync::mpsc;
 
-use super::convert::{Converter, Record};
+use super::convert::Converter;
 use super::desk::Desk;
 use super::ledger::{Ledger, Receive};
 use super::native::{self, Commits, Queue};
 use super::rebalance::{Group, LAST_COMMIT, offsets};
 use super::source::Orders;
-use crate::broker::{Delivery, Error, Receipt};
+use crate::broker::{Delivery, Error, Receipt, Settle};
 use crate::error::{BROKER_NO_DESTINATION, BROKER_REFUSED};
+use crate::model::RawMessage;
 
 /// Messages in one batch: enough that the channel's cost disappears, few enough that handlers start early.
 const BATCH: usize = 500;
@@ -145,13 +146,14 @@ impl Reader {
     }
 
     fn fetch(&mut self, room: usize) -> Result<(), Error> {
-        let mut batch: Vec<Delivery> = Vec::new();
+        let mut messages: Vec<RawMessage> = Vec::with_capacity(room);
         let mut errors: Vec<RDKafkaErrorCode> = Vec::new();
-        let (desk, converter) = (&self.desk, &mut self.converter);
+        let converter = &mut self.converter;
         self.queue.take(room, TICK, |seen| match seen {
-            Ok(record) => batch.extend(delivery(desk, converter, &record)),
+            Ok(record) => messages.push(converter.message(&record)),
             Err(error) => errors.push(error),
         });
+        let batch = deliveries(&self.desk, messages);
         if !batch.is_empty() {
             // Refused only when the other side is gone: the receipts drop, nothing is committed.
             let _ = self.batches.try_send(Ok(batch));
@@ -350,22 +352,40 @@ impl Reader {
     }
 }
 
-fn delivery(desk: &Arc<Desk>, converter: &mut Converter, record: &Record<'_>) -> Option<Delivery> {
-    let token = desk.hand_out(|ledger| match ledger.receive(record.partition, record.offset) {
-        Receive::Deliver(token) => (Some((token, false)), 1),
-        Receive::Restarted(token) => (Some((token, true)), 1),
-        Receive::Known | Receive::Foreign => (None, 0),
-    });
-    let (token, restarted) = token?;
-    if restarted {
-        tracing::warn!(
-            partition = record.partition,
-            offset = record.offset,
-            "the log went back by itself, reading on from there"
-        );
+/// Enters what was fetched into the books, under one lock; what is known there already falls away.
+fn deliveries(desk: &Arc<Desk>, messages: Vec<RawMessage>) -> Vec<Delivery> {
+    if messages.is_empty() {
+        return Vec::new();
     }
-    Some(Delivery {
-        raw: converter.message(record),
-        receipt: Receipt::new(desk.clone(), token),
-    })
+    let received = desk.hand_out(|ledger| {
+        let received: Vec<Receive> = messages
+            .iter()
+            .map(|RawMessage { origin, .. }| {
+                ledger.receive(
+                    origin.partition.unwrap_or_default(),
+                    origin.offset.unwrap_or_default(),
+                )
+            })
+            .collect();
+        let ours = |r: &&Receive| matches!(r, Receive::Deliver(_) | Receive::Restarted(_));
+        let handed = received.iter().filter(ours).count();
+        (received, handed)
+    });
+    let settle: Arc<dyn Settle> = desk.clone();
+    let mut batch = Vec::with_capacity(messages.len());
+    for (raw, received) in messages.into_iter().zip(received) {
+        let token = match received {
+            Receive::Deliver(token) => token,
+            Receive::Restarted(token) => {
+                tracing::warn!(origin = %raw.origin, "the log went back by itself, reading on from there");
+                token
+            }
+            Receive::Known | Receive::Foreign => continue,
+        };
+        batch.push(Delivery {
+            raw,
+            receipt: Receipt::new(Arc::clone(&settle), token),
+        });
+    }
+    batch
 }

@@ -99,6 +99,8 @@ impl Source for KafkaSource {
         }
         if self.ready.is_empty() {
             match self.batches.recv().await {
+                // Handed on as it is.
+                Some(Ok(batch)) if batch.len() <= max => return Ok(batch),
                 Some(batch) => self.ready.extend(batch?),
                 None => return Ok(Vec::new()),
             }

@@ -128,6 +128,30 @@ impl Settle for ChannelAcks {
         }
     }
 
+    fn begin_all(&self, tokens: &[Token]) -> Vec<bool> {
+        let connected = self.channel.status().connected();
+        let mut core = lock(&self.core);
+        tokens
+            .iter()
+            .map(|&token| connected && core.begin(token))
+            .collect()
+    }
+
+    fn ack_all(&self, tokens: &[Token]) {
+        let now = Instant::now();
+        let (stale, urgent) = {
+            let mut core = lock(&self.core);
+            let stale = tokens.iter().filter(|&&token| !core.finish(token, now)).count();
+            (stale, core.is_urgent())
+        };
+        for _ in 0..stale {
+            self.board.stale_ack();
+        }
+        if urgent {
+            self.wake.notify_one();
+        }
+    }
+
     fn release(&self, token: Token) {
         let taken = lock(&self.core).release(token);
         if taken {

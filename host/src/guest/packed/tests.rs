@@ -136,7 +136,8 @@ proptest! {
     #[test]
     fn what_goes_in_can_be_read_by_places(envelopes in proptest::collection::vec(envelope(), 1..5)) {
         let batch: Vec<_> = envelopes.iter().map(invocation).collect();
-        let buffer = encode(&batch).unwrap();
+        let mut buffer = Vec::new();
+        encode(&mut buffer, &batch).unwrap();
         prop_assert_eq!(&buffer[..4], &[1, 1, 0, 0]);
         prop_assert_eq!(number(&buffer, 4) as usize, envelopes.len());
         let mut rest = &buffer[8..];
@@ -206,11 +207,12 @@ fn only_named_headers_go_in() {
     };
     let envelope = crate::guest::tests::envelope(origin, "x", headers);
     let names = ["a".to_owned()];
-    let buffer = encode(&[Invocation {
+    let mut buffer = Vec::new();
+    let batch = [Invocation {
         headers: Some(&names),
         ..invocation(&envelope)
-    }])
-    .unwrap();
+    }];
+    encode(&mut buffer, &batch).unwrap();
     let (_, headers) = read_event(&buffer[8..]);
     assert_eq!(
         headers,
