@@ -94,7 +94,7 @@ fn kafka(data: &[u8]) {
 /// What limits count is what is there; the first of several names is what is found, and removing one removes all.
 fn counted(raw: &RawMessage) {
     let names: usize = raw.headers.iter().map(|(n, v)| n.len() + v.len()).sum();
-    let rest = raw.body.as_ref().map_or(0, |b| b.len()) + raw.key.as_ref().map_or(0, |k| k.len());
+    let rest = raw.body.as_ref().map_or(0, bytes::Bytes::len) + raw.key.as_ref().map_or(0, bytes::Bytes::len);
     assert_eq!(raw.size(), names + rest);
     for (name, _) in raw.headers.iter() {
         let first = raw.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
