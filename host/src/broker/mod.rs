@@ -105,10 +105,7 @@ impl Receipt {
 
     /// Call before the handler runs. False: somebody else will get the message, or has it already.
     pub fn begin(&self) -> bool {
-        let Some(settle) = &self.settle else { return false };
-        let ours = settle.begin(self.token);
-        self.ack_too_early(Bug::AckBeforeHandle);
-        ours || planted::is(Bug::NoFence)
+        self.settle.as_ref().is_some_and(|s| s.begin(self.token))
     }
 
     /// The message waits for its retry in our hands. [`Receipt::begin`] has to be asked again before it runs.
@@ -147,7 +144,11 @@ pub fn begin_all<'a>(receipts: impl Iterator<Item = Option<&'a Receipt>>) -> Vec
     // Neighbours mostly come from one source; its tokens are collected until another one's appears.
     let mut source: Option<&Arc<dyn Settle>> = None;
     let mut tokens = Vec::with_capacity(receipts.size_hint().0);
+    let mut early: Vec<&Receipt> = Vec::new();
     for receipt in receipts {
+        if planted::is(Bug::AckBeforeHandle) {
+            early.extend(receipt);
+        }
         let settle = receipt.and_then(|receipt| receipt.settle.as_ref());
         let same = matches!((source, settle), (Some(a), Some(b)) if Arc::ptr_eq(a, b));
         if !same && let Some(source) = source.take() {
@@ -164,6 +165,12 @@ pub fn begin_all<'a>(receipts: impl Iterator<Item = Option<&'a Receipt>>) -> Vec
     }
     if let Some(source) = source {
         ours.extend(source.begin_all(&tokens));
+    }
+    for receipt in early {
+        receipt.ack_too_early(Bug::AckBeforeHandle);
+    }
+    if planted::is(Bug::NoFence) {
+        ours.fill(true);
     }
     ours
 }
