@@ -80,6 +80,10 @@ pub fn main(args: &Args) -> Result<()> {
             failed.push(format!("{e:#}"));
         }
     }
+    // Again, at the end: it stood thousands of lines above.
+    for line in totals.said.iter().flatten() {
+        println!("{line}");
+    }
     for step in &failed {
         say(format!("FAILED: {step}"));
     }

@@ -1,16 +1,39 @@
-//! Adds up what test runners print.
+//! Adds up what test runners print, and keeps what failed tests said.
 
-/// Sums of libtest's `test result:` lines.
+/// Lines kept of what one failed test said, and characters of each: its host's log can be in it.
+const LINES: usize = 40;
+const WIDTH: usize = 600;
+
+/// Sums of libtest's `test result:` lines, and its `---- name stdout ----` blocks.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     pub passed: u64,
     pub failed: u64,
     pub ignored: u64,
+    /// What each failed test said, its name first.
+    pub said: Vec<Vec<String>>,
+    in_block: bool,
 }
 
 impl Totals {
-    /// Takes one line of output; lines of any other kind change nothing.
+    /// Takes one line of output.
     pub fn add(&mut self, line: &str) {
+        if line.starts_with("---- ") && line.ends_with(" stdout ----") {
+            self.in_block = true;
+            self.said.push(Vec::new());
+        } else if line == "failures:" {
+            self.in_block = false;
+        }
+        if self.in_block
+            && let Some(block) = self.said.last_mut()
+            && block.len() < LINES
+        {
+            block.push(line.chars().take(WIDTH).collect());
+        }
+        self.count(line);
+    }
+
+    fn count(&mut self, line: &str) {
         let Some((_, counts)) = line.split_once("test result: ") else {
             return;
         };
@@ -62,8 +85,40 @@ mod tests {
             Totals {
                 passed: 14,
                 failed: 3,
-                ignored: 1
+                ignored: 1,
+                ..Totals::default()
             }
+        );
+    }
+
+    #[test]
+    fn keeps_what_failed_tests_said() {
+        let mut totals = Totals::default();
+        for line in [
+            "test a ... FAILED",
+            "",
+            "failures:",
+            "",
+            "---- a stdout ----",
+            "thread 'a' panicked at a.rs:1:1:",
+            "---- b stdout ----",
+            "left: 1",
+            "",
+            "failures:",
+            "    a",
+            "    b",
+        ] {
+            totals.add(line);
+        }
+        for _ in 0..2 * LINES {
+            totals.add("after the blocks");
+        }
+        assert_eq!(
+            totals.said,
+            [
+                vec!["---- a stdout ----", "thread 'a' panicked at a.rs:1:1:"],
+                vec!["---- b stdout ----", "left: 1", ""],
+            ]
         );
     }
 }

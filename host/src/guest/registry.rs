@@ -124,8 +124,12 @@ impl Entry {
         change(&mut self.notes.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    fn notes(&self) -> Notes {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn status(&self) -> PluginStatus {
-        let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let notes = self.notes();
         let current = self.current.load();
         let loaded = current.as_deref();
         PluginStatus {
@@ -215,34 +219,14 @@ impl Runtime {
         };
         let _turn = entry.reloading.lock().await;
         let old = entry.current.load().as_ref().map(|l| l.digest);
-        let result = self.inner.load_file(&entry, old).await;
-        let mut news = true;
-        let (new, error) = match result {
+        let (new, error) = match self.inner.load_file(&entry, old).await {
+            Ok(None) => (old, None),
             Ok(Some(loaded)) => {
                 let new = loaded.digest;
                 entry.current.store(Some(Arc::new(loaded)));
-                let now = self.inner.services.clock.now_ms();
-                entry.note(|n| {
-                    n.loaded_ms = Some(now);
-                    n.stale = None;
-                    n.reloads += u64::from(old.is_some());
-                });
                 (Some(new), None)
             }
-            Ok(None) => {
-                entry.note(|n| n.stale = None);
-                (old, None)
-            }
-            Err(error) => {
-                let text = error.to_string();
-                entry.note(|n| {
-                    // The same file looked at again is no second failure.
-                    news = n.stale.as_ref() != Some(&text);
-                    n.failed_reloads += u64::from(news);
-                    n.stale = Some(text);
-                });
-                (old, Some(error))
-            }
+            Err(error) => (old, Some(error)),
         };
         let report = ReloadReport {
             plugin: name.to_owned(),
@@ -251,18 +235,35 @@ impl Runtime {
             took: started.elapsed(),
             error,
         };
-        if report.swapped() || (report.error.is_some() && news) {
-            let callbacks = self
-                .inner
-                .callbacks
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone();
-            for callback in callbacks {
-                callback(&report);
-            }
+        let refusal = report.error.as_ref().map(Error::to_string);
+        // The same file looked at again is no second failure.
+        let refused = refusal.is_some() && refusal != entry.notes().stale;
+        // Told before it shows in the status: who reads there that something happened finds it in the log and the metrics.
+        if report.swapped() || refused {
+            self.tell(&report);
         }
+        let now = self.inner.services.clock.now_ms();
+        entry.note(|notes| {
+            notes.stale = refusal;
+            notes.failed_reloads += u64::from(refused);
+            if report.swapped() {
+                notes.loaded_ms = Some(now);
+                notes.reloads += u64::from(old.is_some());
+            }
+        });
         report
+    }
+
+    fn tell(&self, report: &ReloadEvent) {
+        let callbacks = self
+            .inner
+            .callbacks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for callback in callbacks {
+            callback(report);
+        }
     }
 
     /// Takes over new settings. Grants and limits hold for calls that start from now on; plugins that are new or whose
