@@ -1,7 +1,7 @@
 //! `helix run` in a folder of its own, watched from outside through `/metrics`.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -78,7 +78,23 @@ impl Folder {
     }
 
     pub fn log(&self) -> String {
-        fs::read_to_string(self.path("helix.log")).unwrap_or_default()
+        self.log_from(0)
+    }
+
+    /// What was written since the log had `from` bytes: looking again and again must not cost what a long log costs.
+    pub fn log_from(&self, from: u64) -> String {
+        let mut text = String::new();
+        if let Ok(mut file) = File::open(self.path("helix.log"))
+            && file.seek(SeekFrom::Start(from)).is_ok()
+        {
+            // What it got before an error is what there is.
+            let _ = file.read_to_string(&mut text);
+        }
+        text
+    }
+
+    pub fn log_size(&self) -> u64 {
+        fs::metadata(self.path("helix.log")).map_or(0, |meta| meta.len())
     }
 }
 

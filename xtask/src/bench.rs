@@ -51,6 +51,7 @@ pub fn main(args: &Args) -> Result<()> {
         name: BROKERS.to_owned(),
         rabbitmq_port: None,
         kafka_port: None,
+        nodes: 1,
         plain: true,
         for_figures: true,
         temp: false,

@@ -183,6 +183,7 @@ fn options(name: &str, settings: &fs::File, path: &std::path::Path) -> Options {
         name: format!("{name}-{}", std::process::id()),
         rabbitmq_port: None,
         kafka_port: None,
+        nodes: 1,
         plain: true,
         temp: true,
         for_figures: false,
@@ -211,7 +212,7 @@ fn rabbitmq_takes_conf_and_definitions_on_a_real_broker() {
     let conf = settings(&text("deployments/compose/rabbitmq.conf"));
     let options = options("compose", conf.as_file(), conf.path());
     let _guard = Guard(Kind::Rabbitmq, options.name.clone());
-    let cluster = brokers::start(Kind::Rabbitmq, &options).unwrap();
+    let cluster = brokers::start(Kind::Rabbitmq, &options).unwrap().remove(0);
 
     let compose = compose();
     let entrypoint = strings(&compose["services"]["rabbitmq-init"]["entrypoint"]);
@@ -298,7 +299,7 @@ fn kafka_takes_the_environment_on_a_real_broker() {
     let mut options = options("compose", file.as_file(), file.path());
     options.kafka_port = Some(free[0]);
     let _guard = Guard(Kind::Kafka, options.name.clone());
-    let cluster = brokers::start(Kind::Kafka, &options).unwrap();
+    let cluster = brokers::start(Kind::Kafka, &options).unwrap().remove(0);
 
     let topics = |args: &[&str]| {
         let mut all = vec!["org.apache.kafka.tools.TopicCommand".to_owned()];

@@ -34,11 +34,13 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn start(name: &str, keep: bool) -> Result<Self> {
+    /// `nodes` is how many Kafka has.
+    pub fn start(name: &str, nodes: u16, keep: bool) -> Result<Self> {
         let options = brokers::Options {
             name: name.to_owned(),
             rabbitmq_port: None,
             kafka_port: None,
+            nodes,
             plain: false,
             for_figures: false,
             temp: false,

@@ -48,7 +48,7 @@ pub fn main(args: &Args) -> Result<()> {
     let brokers = if args.no_brokers {
         None
     } else {
-        let brokers = Session::start(BROKERS, args.keep)?;
+        let brokers = Session::start(BROKERS, 1, args.keep)?;
         env.extend(brokers.env());
         Some(brokers)
     };

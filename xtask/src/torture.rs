@@ -32,6 +32,9 @@ pub struct Args {
     /// Hosts with bugs on purpose, all of which have to be caught; by name, or all
     #[arg(long, value_delimiter = ',', num_args = 0.., value_name = "BUG")]
     planted: Option<Vec<String>>,
+    /// Kafka as a cluster of so many nodes, one of which is killed, stopped or cut off at a time
+    #[arg(long, default_value_t = 1)]
+    nodes: u16,
     /// An optimised host: more messages in the same time
     #[arg(long)]
     release: bool,
@@ -84,7 +87,7 @@ pub fn main(args: &Args) -> Result<()> {
             *value = own.join("helix").display().to_string();
         }
     }
-    let brokers = Session::start(BROKERS, false)?;
+    let brokers = Session::start(BROKERS, args.nodes, false)?;
     env.extend(brokers.env());
     let mut command = Command::new(own.join("helix-torture"));
     command

@@ -35,14 +35,14 @@ fn plugin(instance: &str, out: &str) -> String {
 }
 
 pub struct Arena {
+    /// The state folder of the first host, when it could be mounted. Before the hosts, so that it goes before their folders.
+    small_disk: Option<embedded::SmallDisk>,
     pub name: &'static str,
     pub actors: Vec<Actor>,
     pub streams: Vec<Stream>,
     pub proxies: Proxies,
     /// Faketime's file, when hosts run under it.
     pub clock: Option<std::path::PathBuf>,
-    /// The state folder of the first host is a small file system of its own.
-    pub small_disk: bool,
     /// Queue or topic of each stream.
     destinations: Vec<(Stream, String)>,
     out: String,
@@ -53,10 +53,16 @@ pub struct Arena {
 #[derive(Default)]
 pub struct Proxies {
     pub rabbitmq: Option<Proxy>,
-    pub kafka: Option<Proxy>,
+    /// One for each node.
+    pub kafka: Vec<Proxy>,
 }
 
 impl Arena {
+    /// The first host's disk can be filled up.
+    pub fn has_small_disk(&self) -> bool {
+        self.small_disk.is_some()
+    }
+
     pub fn is_embedded(&self) -> bool {
         self.name == embedded::NAME
     }
@@ -89,13 +95,9 @@ impl Arena {
 
     /// One of the proxies, by chance.
     pub fn proxy(&self, dice: &mut Dice) -> Option<&Proxy> {
-        let proxies: Vec<&Proxy> = [
-            self.proxies.rabbitmq.as_ref().filter(|_| self.has("rabbitmq")),
-            self.proxies.kafka.as_ref().filter(|_| self.has("kafka")),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
+        let rabbitmq = self.proxies.rabbitmq.iter().filter(|_| self.has("rabbitmq"));
+        let kafka = self.proxies.kafka.iter().filter(|_| self.has("kafka"));
+        let proxies: Vec<&Proxy> = rabbitmq.chain(kafka).collect();
         let chosen = usize::try_from(dice.between(0, proxies.len() as u64)).ok()?;
         proxies.get(chosen).copied()
     }
@@ -210,11 +212,7 @@ impl Arena {
         } else {
             observe::kafka_outputs(&self.out, &self.history).await?;
         }
-        if self.small_disk
-            && let Some(actor) = self.actors.first()
-        {
-            embedded::unmount(&actor.setup.path().join("state"));
-        }
+        self.small_disk = None;
         Ok(())
     }
 }

@@ -28,9 +28,9 @@ pub enum Fault {
     KillRabbitmq,
     /// SIGSTOP of RabbitMQ
     StopRabbitmq,
-    /// SIGKILL of Kafka
+    /// SIGKILL of a node of Kafka
     KillKafka,
-    /// SIGSTOP of Kafka
+    /// SIGSTOP of a node of Kafka
     StopKafka,
     /// All connections of one broker are reset
     ResetConnections,
@@ -87,7 +87,7 @@ impl Fault {
             Self::KillKafka | Self::StopKafka => arena.has("kafka"),
             Self::ResetConnections | Self::BlackHole => !arena.is_embedded(),
             Self::LockBroker => arena.is_embedded(),
-            Self::FillDisk => arena.small_disk,
+            Self::FillDisk => arena.has_small_disk(),
             Self::JumpClock => arena.clock.is_some(),
         }
     }
@@ -156,10 +156,16 @@ async fn act(fault: Fault, arena: &mut Arena, dice: &mut Dice) -> Result<()> {
             }
         }
         Fault::JoinLeave => join_leave(arena, hosts, dice).await,
-        Fault::KillRabbitmq => broker(&["kill", "restart"], "rabbitmq", seconds(dice, 0, 2)).await?,
-        Fault::KillKafka => broker(&["kill", "restart"], "kafka", seconds(dice, 0, 2)).await?,
-        Fault::StopRabbitmq => broker(&["pause", "resume"], "rabbitmq", seconds(dice, 2, 8)).await?,
-        Fault::StopKafka => broker(&["pause", "resume"], "kafka", seconds(dice, 2, 8)).await?,
+        Fault::KillRabbitmq => broker(&["kill", "restart"], "rabbitmq", 1, seconds(dice, 0, 2)).await?,
+        Fault::KillKafka => {
+            let node = node(arena, dice);
+            broker(&["kill", "restart"], "kafka", node, seconds(dice, 0, 2)).await?;
+        }
+        Fault::StopRabbitmq => broker(&["pause", "resume"], "rabbitmq", 1, seconds(dice, 2, 8)).await?,
+        Fault::StopKafka => {
+            let node = node(arena, dice);
+            broker(&["pause", "resume"], "kafka", node, seconds(dice, 2, 8)).await?;
+        }
         Fault::ResetConnections => {
             if let Some(proxy) = arena.proxy(dice) {
                 proxy.cut();
@@ -236,11 +242,27 @@ async fn join_leave(arena: &mut Arena, hosts: usize, dice: &mut Dice) {
     }
 }
 
-async fn broker(verbs: &'static [&'static str; 2], kind: &'static str, pause: Duration) -> Result<()> {
+/// One of Kafka's nodes. A single one takes no dice, so that a seed means the same as ever.
+fn node(arena: &Arena, dice: &mut Dice) -> u64 {
+    match arena.proxies.kafka.len() as u64 {
+        nodes @ 2.. => dice.between(1, nodes + 1),
+        _ => 1,
+    }
+}
+
+async fn broker(
+    verbs: &'static [&'static str; 2],
+    kind: &'static str,
+    node: u64,
+    pause: Duration,
+) -> Result<()> {
     let [harm, mend] = *verbs;
-    tokio::task::spawn_blocking(move || control(&[harm, kind])).await?;
+    let order = move |verb: &'static str| {
+        tokio::task::spawn_blocking(move || control(&[verb, kind, "--node", &node.to_string()]))
+    };
+    order(harm).await?;
     sleep(pause).await;
-    tokio::task::spawn_blocking(move || control(&[mend, kind])).await?;
+    order(mend).await?;
     Ok(())
 }
 

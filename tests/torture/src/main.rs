@@ -93,18 +93,20 @@ async fn go(args: Args) -> Result<()> {
         .result
         .parent()
         .map_or_else(|| PathBuf::from("."), |dir| dir.join("torture"));
+    let before = Summary::read(&args.result);
+    if let Some(names) = &args.planted {
+        return on_trial(names, seed, &args, &folder, before).await;
+    }
     let mut summary = Summary {
         seed,
         commit: args.commit.clone(),
+        planted: before.planted,
         ..Summary::default()
     };
     if let Some(kept) = &args.history {
         summary.take(&checker::check(seed, arena::WINDOW, &history::read(kept)?));
         summary.print();
         return Ok(());
-    }
-    if let Some(names) = &args.planted {
-        return on_trial(names, seed, args.seconds, &folder, &args.result, summary).await;
     }
     let streams: Vec<Stream> = Stream::ALL
         .into_iter()
@@ -114,7 +116,7 @@ async fn go(args: Args) -> Result<()> {
         seed,
         time: Duration::from_secs(args.seconds),
         streams,
-        rows: args.rows,
+        rows: args.rows.clone(),
         slow: args.slow.map_or_else(Slow::default, |ms| Slow {
             every: 1,
             time: Duration::from_millis(ms),
@@ -144,19 +146,20 @@ async fn go(args: Args) -> Result<()> {
 async fn on_trial(
     names: &[String],
     seed: u64,
-    seconds: u64,
+    args: &Args,
     folder: &std::path::Path,
-    result: &std::path::Path,
     mut summary: Summary,
 ) -> Result<()> {
     if !cfg!(feature = "planted") {
         bail!("this build has no bugs in it: `cargo xtask torture --planted` makes one that has");
     }
+    let mut missed = Vec::new();
     for bug in Bug::ALL {
         if !names.is_empty() && !names.iter().any(|name| name == bug.name()) {
             continue;
         }
-        let trial = planted::trial(bug, seed, Duration::from_secs(seconds), folder).await?;
+        let time = Duration::from_secs(args.seconds);
+        let trial = planted::trial(bug, seed, time, folder, &args.commit).await?;
         eprintln!(
             "torture: {:<22} {} in {:.0} s: {}",
             trial.bug,
@@ -164,15 +167,12 @@ async fn on_trial(
             trial.seconds,
             trial.by
         );
-        summary.planted.push(trial);
+        if !trial.caught {
+            missed.push(bug.name());
+        }
+        summary.judge(trial);
     }
-    summary.write(result)?;
-    let missed: Vec<&str> = summary
-        .planted
-        .iter()
-        .filter(|t| !t.caught)
-        .map(|t| t.bug)
-        .collect();
+    summary.write(&args.result)?;
     if !missed.is_empty() {
         bail!("missed: {}", missed.join(", "));
     }

@@ -4,16 +4,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use helix_host::planted::Bug;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
 use crate::message::{Stream, mix};
 use crate::run::{Plan, run};
 use crate::sink::Slow;
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Trial {
-    pub bug: &'static str,
+    pub bug: String,
+    pub commit: String,
     pub caught: bool,
     pub seconds: f64,
     /// What gave it away.
@@ -51,7 +52,13 @@ fn slow(bug: Bug) -> Slow {
 
 /// # Errors
 /// When a run is void.
-pub async fn trial(bug: Bug, seed: u64, time: Duration, folder: &std::path::Path) -> Result<Trial> {
+pub async fn trial(
+    bug: Bug,
+    seed: u64,
+    time: Duration,
+    folder: &std::path::Path,
+    commit: &str,
+) -> Result<Trial> {
     let began = Instant::now();
     let (streams, rows) = lure(bug);
     let found = if streams.is_empty() {
@@ -69,7 +76,8 @@ pub async fn trial(bug: Bug, seed: u64, time: Duration, folder: &std::path::Path
         run(&plan).await?.report.faults_found()
     };
     Ok(Trial {
-        bug: bug.name(),
+        bug: bug.name().to_owned(),
+        commit: commit.to_owned(),
         caught: !found.is_empty(),
         seconds: began.elapsed().as_secs_f64(),
         by: found.join("; "),

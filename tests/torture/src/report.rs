@@ -3,19 +3,21 @@
 use std::path::Path;
 
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::checker::Report;
 use crate::planted::Trial;
 
 /// Rows of the fault matrix that ran, and how often.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Row {
     pub fault: String,
     pub times: u64,
 }
 
-#[derive(Debug, Default, Serialize)]
+/// The last run, and the last trial of each planted bug with the commit it was of.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Summary {
     pub seed: u64,
     pub commit: String,
@@ -63,6 +65,18 @@ impl Summary {
             })
             .collect();
         self.wrong = report.faults_found();
+    }
+
+    /// What was written last; nothing when there is none that can be read.
+    pub fn read(file: &Path) -> Self {
+        let text = std::fs::read(file).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    /// Takes the place of an earlier trial of the same bug.
+    pub fn judge(&mut self, trial: Trial) {
+        self.planted.retain(|earlier| earlier.bug != trial.bug);
+        self.planted.push(trial);
     }
 
     /// # Errors

@@ -25,6 +25,9 @@ struct Which {
     /// Keeps several pairs of brokers apart
     #[arg(long, env = "HELIX_BROKERS_NAME", default_value = "dev")]
     name: String,
+    /// Of a cluster, only this node
+    #[arg(long)]
+    node: Option<u16>,
 }
 
 #[derive(Subcommand)]
@@ -87,8 +90,9 @@ impl Which {
     fn clusters(&self) -> Result<Vec<Cluster>> {
         let mut found = Vec::new();
         for kind in self.kinds() {
-            found.extend(Cluster::load(kind, &self.name)?);
+            found.extend(Cluster::nodes(kind, &self.name)?);
         }
+        found.retain(|cluster| self.node.is_none_or(|node| node == cluster.node));
         if found.is_empty() {
             bail!(
                 "no brokers named \"{}\": `cargo xtask brokers start --name {}` starts them",
@@ -121,12 +125,7 @@ pub fn main(args: Args) -> Result<i32> {
                 process.kill()?;
                 cluster.process = None;
                 cluster.save()?;
-                say(format!(
-                    "{} \"{}\" killed (pid {})",
-                    cluster.kind.word(),
-                    cluster.name,
-                    process.pid
-                ));
+                say(format!("{cluster} killed (pid {})", process.pid));
             }
         }
         Action::Restart(which) => {
@@ -146,12 +145,13 @@ pub fn main(args: Args) -> Result<i32> {
         Action::Pause(which) => signal(&which, libc::SIGSTOP)?,
         Action::Resume(which) => signal(&which, libc::SIGCONT)?,
         Action::Tool { kind, name, args } => {
-            let Some(cluster) = Cluster::load(kind, &name)? else {
+            let nodes = Cluster::nodes(kind, &name)?;
+            let Some(cluster) = nodes.first() else {
                 bail!("no {} named \"{name}\"", kind.word());
             };
             let mut command: Command = match kind {
-                Kind::Rabbitmq => rabbitmq::ctl(&cluster),
-                Kind::Kafka => kafka::client(&cluster, &args)?,
+                Kind::Rabbitmq => rabbitmq::ctl(cluster),
+                Kind::Kafka => kafka::client(cluster, &args)?,
             };
             if kind == Kind::Rabbitmq {
                 command.args(args);
@@ -165,24 +165,21 @@ pub fn main(args: Args) -> Result<i32> {
 fn restart(mut cluster: Cluster) -> Result<()> {
     cluster.stop(false)?;
     let started = Instant::now();
-    cluster.launch(Duration::from_secs(120))?;
+    cluster.launch()?;
+    cluster.await_ready(Duration::from_secs(120))?;
     let seconds = started.elapsed().as_secs_f64();
-    say(format!(
-        "{} \"{}\" ready in {seconds:.1} s",
-        cluster.kind.word(),
-        cluster.name
-    ));
+    say(format!("{cluster} ready in {seconds:.1} s"));
     Ok(())
 }
 
 /// Starts the brokers side by side; when one fails, the others are stopped again.
 pub fn start_all(kinds: &[Kind], options: &Options) -> Result<Vec<Cluster>> {
-    let results: Vec<Result<Cluster>> = thread::scope(|scope| {
+    let results: Vec<Result<Vec<Cluster>>> = thread::scope(|scope| {
         let handles: Vec<_> = kinds
             .iter()
             .map(|kind| scope.spawn(|| start(*kind, options)))
             .collect();
-        let ended = |handle: thread::ScopedJoinHandle<'_, Result<Cluster>>| {
+        let ended = |handle: thread::ScopedJoinHandle<'_, Result<Vec<Cluster>>>| {
             handle
                 .join()
                 .unwrap_or_else(|_| Err(anyhow::anyhow!("starting panicked")))
@@ -190,11 +187,12 @@ pub fn start_all(kinds: &[Kind], options: &Options) -> Result<Vec<Cluster>> {
         handles.into_iter().map(ended).collect()
     });
     if results.iter().any(Result::is_err) {
-        for mut cluster in results.iter().flatten().cloned() {
+        for mut cluster in results.iter().flatten().flatten().cloned() {
             cluster.stop(true).ok();
         }
     }
-    results.into_iter().collect()
+    let started: Result<Vec<Vec<Cluster>>> = results.into_iter().collect();
+    Ok(started?.into_iter().flatten().collect())
 }
 
 fn signal(which: &Which, signal: i32) -> Result<()> {
@@ -222,19 +220,21 @@ fn status(which: &Which, json: bool) -> Result<i32> {
     let mut all_run = true;
     let mut rows = Vec::new();
     for kind in which.kinds() {
-        let cluster = Cluster::load(kind, &which.name)?;
-        let process = cluster.as_ref().and_then(|cluster| cluster.process().ok());
-        all_run &= process.is_some();
-        let state = match (&cluster, process) {
-            (_, Some(_)) => "running",
-            (Some(_), None) => "stopped",
-            (None, None) => "absent",
-        };
-        rows.push(serde_json::json!({
-            "broker": kind.word(), "name": which.name, "state": state,
-            "port": cluster.as_ref().map(|c| c.port), "pid": process.map(|p| p.pid),
-            "rss_mib": process.and_then(Process::rss_mib), "data": cluster.as_ref().map(|c| c.data.clone()),
-        }));
+        let nodes = Cluster::nodes(kind, &which.name)?;
+        if nodes.is_empty() {
+            all_run = false;
+            rows.push(serde_json::json!({ "broker": kind.word(), "name": which.name, "state": "absent" }));
+        }
+        for cluster in nodes {
+            let process = cluster.process().ok();
+            all_run &= process.is_some();
+            rows.push(serde_json::json!({
+                "broker": kind.word(), "name": which.name, "node": cluster.node,
+                "state": if process.is_some() { "running" } else { "stopped" },
+                "port": cluster.port, "pid": process.map(|p| p.pid),
+                "rss_mib": process.and_then(Process::rss_mib), "data": cluster.data,
+            }));
+        }
     }
     if json {
         println!("{}", serde_json::to_string_pretty(&rows)?);

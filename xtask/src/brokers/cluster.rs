@@ -1,5 +1,6 @@
-//! One running broker: what is remembered about it, and what can be done to it.
+//! One running broker (of Kafka: one node of a cluster): what is remembered about it, and what can be done to it.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -74,6 +75,9 @@ pub struct Options {
     /// First port of Kafka: P plain, P+10 TLS, P+20 SASL over TLS, P+30 controller, P+40 behind a proxy at P+50 (default: 21092 or the next free)
     #[arg(long)]
     pub kafka_port: Option<u16>,
+    /// Kafka as a cluster of so many nodes, whose ports lie 100 apart; topics may lose one of three
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=3))]
+    pub nodes: u16,
     /// Plain listeners only: no TLS, no SASL
     #[arg(long)]
     pub plain: bool,
@@ -104,7 +108,11 @@ fn name(text: &str) -> Result<String, String> {
 pub struct Cluster {
     pub kind: Kind,
     pub name: String,
+    /// From 1.
+    pub node: u16,
     pub port: u16,
+    /// First ports of all nodes, this one's among them.
+    pub ports: Vec<u16>,
     pub data: PathBuf,
     /// CA and certificates; none = plain listeners only.
     pub tls: Option<PathBuf>,
@@ -126,12 +134,25 @@ fn home(name: &str) -> PathBuf {
 }
 
 impl Cluster {
-    fn record(kind: Kind, name: &str) -> PathBuf {
-        home(name).join(format!("{}.json", kind.word()))
+    fn record(kind: Kind, name: &str, node: u16) -> PathBuf {
+        home(name).join(format!("{}.json", place(kind, node)))
     }
 
-    pub fn load(kind: Kind, name: &str) -> Result<Option<Self>> {
-        let path = Self::record(kind, name);
+    /// All nodes that are recorded, in order; empty when there is no such broker.
+    pub fn nodes(kind: Kind, name: &str) -> Result<Vec<Self>> {
+        let Some(first) = Self::load(kind, name, 1)? else {
+            return Ok(Vec::new());
+        };
+        let others = (2..).take(first.ports.len().saturating_sub(1));
+        let mut nodes = vec![first];
+        for node in others {
+            nodes.extend(Self::load(kind, name, node)?);
+        }
+        Ok(nodes)
+    }
+
+    fn load(kind: Kind, name: &str, node: u16) -> Result<Option<Self>> {
+        let path = Self::record(kind, name, node);
         match fs::read(&path) {
             Ok(text) => Ok(Some(
                 serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?,
@@ -142,7 +163,7 @@ impl Cluster {
     }
 
     pub fn save(&self) -> Result<()> {
-        let path = Self::record(self.kind, &self.name);
+        let path = Self::record(self.kind, &self.name, self.node);
         let fresh = path.with_extension("json.tmp");
         fs::write(&fresh, serde_json::to_vec_pretty(self)?)?;
         fs::rename(fresh, path)?;
@@ -157,28 +178,28 @@ impl Cluster {
     pub fn process(&self) -> Result<Process> {
         match self.process {
             Some(process) if process.alive() => Ok(process),
-            _ => bail!(
-                "{} \"{}\" does not run: `cargo xtask brokers start|restart` starts it",
-                self.kind.word(),
-                self.name
-            ),
+            _ => bail!("{self} does not run: `cargo xtask brokers start|restart` starts it"),
         }
     }
 
-    /// Starts the process on the data that is there and waits until it serves.
-    pub fn launch(&mut self, limit: Duration) -> Result<()> {
+    /// Starts the process on the data that is there.
+    pub fn launch(&mut self) -> Result<()> {
         let launched = match self.kind {
             Kind::Rabbitmq => rabbitmq::launch(self),
             Kind::Kafka => kafka::launch(self),
         };
         // Recorded before it is ready: an interrupted start can still be stopped.
         self.save()?;
-        launched?;
+        launched
+    }
+
+    /// Waits until it serves. Of a cluster, a majority has to be launched.
+    pub fn await_ready(&self, limit: Duration) -> Result<()> {
         let ready = match self.kind {
             Kind::Rabbitmq => rabbitmq::await_ready(self, limit),
             Kind::Kafka => kafka::await_ready(self, limit),
         };
-        ready.with_context(|| format!("{} \"{}\" did not start", self.kind.word(), self.name))
+        ready.with_context(|| format!("{self} did not start"))
     }
 
     /// Orderly stop; the data stays unless `wipe`.
@@ -198,34 +219,73 @@ impl Cluster {
             return self.save();
         }
         fs::remove_dir_all(&self.data).ok();
-        fs::remove_file(Self::record(self.kind, &self.name))?;
+        fs::remove_file(Self::record(self.kind, &self.name, self.node))?;
         // Gone with the last broker of a name that never had certificates; refused by the system while anything is inside.
         fs::remove_dir(home(&self.name)).ok();
         Ok(())
     }
 }
 
-/// Starts one broker with fresh data. Running already: that one is answered, untouched.
-pub fn start(kind: Kind, options: &Options) -> Result<Cluster> {
+impl fmt::Display for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} \"{}\"", self.kind.word(), self.name)?;
+        if self.ports.len() > 1 {
+            write!(f, " node {}", self.node)?;
+        }
+        Ok(())
+    }
+}
+
+/// Its folder and its record: the first node needs no number.
+fn place(kind: Kind, node: u16) -> String {
+    match node {
+        1 => kind.word().to_owned(),
+        n => format!("{}-{n}", kind.word()),
+    }
+}
+
+/// Starts a broker, all its nodes, with fresh data. Running already: that one is answered, untouched.
+pub fn start(kind: Kind, options: &Options) -> Result<Vec<Cluster>> {
     if !cfg!(target_os = "linux") {
         bail!("brokers without containers need Linux (Debian or a relative)");
     }
-    if let Some(mut old) = Cluster::load(kind, &options.name)? {
-        if old.running() {
-            say(format!(
-                "{} \"{}\" runs already on port {}",
-                kind.word(),
-                options.name,
-                old.port
-            ));
-            return Ok(old);
-        }
-        old.stop(true)?;
+    let old = Cluster::nodes(kind, &options.name)?;
+    if let Some(first) = old.first()
+        && old.iter().all(Cluster::running)
+    {
+        say(format!("{first} runs already on port {}", first.port));
+        return Ok(old);
+    }
+    for mut node in old {
+        node.stop(true)?;
     }
     match kind {
         Kind::Rabbitmq => rabbitmq::install()?,
         Kind::Kafka => kafka::install()?,
     }
+    let started = Instant::now();
+    let mut nodes = prepare(kind, options)?;
+    let limit = Duration::from_secs(options.timeout);
+    let launched = nodes
+        .iter_mut()
+        .try_for_each(Cluster::launch)
+        .and_then(|()| nodes.iter().try_for_each(|node| node.await_ready(limit)));
+    if let Err(e) = launched {
+        // The log's tail is in the error; leaving a half-started broker behind would block the ports.
+        for node in &mut nodes {
+            node.stop(false)?;
+        }
+        return Err(e);
+    }
+    for node in &nodes {
+        let seconds = started.elapsed().as_secs_f64();
+        say(format!("{node} ready on port {} in {seconds:.1} s", node.port));
+    }
+    Ok(nodes)
+}
+
+/// Folders, certificates and settings of all nodes.
+fn prepare(kind: Kind, options: &Options) -> Result<Vec<Cluster>> {
     let home = home(&options.name);
     fs::create_dir_all(&home)?;
     let home = home.canonicalize()?;
@@ -236,62 +296,53 @@ pub fn start(kind: Kind, options: &Options) -> Result<Cluster> {
         lock.lock()?;
         certs::make(dir)?;
     }
-    let started = Instant::now();
-    let mut cluster = Cluster {
-        kind,
-        name: options.name.clone(),
-        port: port(kind, options)?,
-        data: data_folder(kind, options, &home)?,
-        tls,
-        user: "helix".to_owned(),
-        password: random_hex(12)?,
-        for_figures: options.for_figures,
-        process: None,
-        epmd: None,
-    };
     let settings = options
         .settings
         .as_ref()
         .map(fs::read_to_string)
         .transpose()
         .context("--settings")?;
-    match kind {
-        Kind::Rabbitmq => rabbitmq::prepare(&cluster, settings.as_deref().unwrap_or_default())?,
-        Kind::Kafka => kafka::prepare(&cluster, settings)?,
+    let ports = ports(kind, options)?;
+    let password = random_hex(12)?;
+    let mut nodes = Vec::new();
+    for (node, port) in (1..).zip(ports.iter().copied()) {
+        let cluster = Cluster {
+            kind,
+            name: options.name.clone(),
+            node,
+            port,
+            ports: ports.clone(),
+            data: data_folder(&place(kind, node), options, &home)?,
+            tls: tls.clone(),
+            user: "helix".to_owned(),
+            password: password.clone(),
+            for_figures: options.for_figures,
+            process: None,
+            epmd: None,
+        };
+        match kind {
+            Kind::Rabbitmq => rabbitmq::prepare(&cluster, settings.as_deref().unwrap_or_default())?,
+            Kind::Kafka => kafka::prepare(&cluster, settings.clone())?,
+        }
+        nodes.push(cluster);
     }
-    if let Err(e) = cluster.launch(Duration::from_secs(options.timeout)) {
-        // The log's tail is in the error; leaving a half-started broker behind would block the ports.
-        cluster.stop(false)?;
-        return Err(e);
-    }
-    say(format!(
-        "{} \"{}\" ready on port {} in {:.1} s",
-        kind.word(),
-        cluster.name,
-        cluster.port,
-        started.elapsed().as_secs_f64()
-    ));
-    Ok(cluster)
+    Ok(nodes)
 }
 
-/// Stops one broker and removes its data unless `keep`; false when there is none.
+/// Stops a broker and removes its data unless `keep`; false when there is none.
 pub fn stop(kind: Kind, name: &str, keep: bool) -> Result<bool> {
-    match Cluster::load(kind, name)? {
-        Some(mut cluster) => cluster.stop(!keep).map(|()| true),
-        None => Ok(false),
+    let mut nodes = Cluster::nodes(kind, name)?;
+    for node in &mut nodes {
+        node.stop(!keep)?;
     }
+    Ok(!nodes.is_empty())
 }
 
-fn data_folder(kind: Kind, options: &Options, home: &Path) -> Result<PathBuf> {
+fn data_folder(place: &str, options: &Options, home: &Path) -> Result<PathBuf> {
     let dir = if options.temp {
-        std::env::temp_dir().join(format!(
-            "helix-{}-{}-{}",
-            kind.word(),
-            options.name,
-            random_hex(4)?
-        ))
+        std::env::temp_dir().join(format!("helix-{place}-{}-{}", options.name, random_hex(4)?))
     } else {
-        home.join(kind.word())
+        home.join(place)
     };
     if dir.exists() {
         fs::remove_dir_all(&dir)?;
@@ -300,26 +351,35 @@ fn data_folder(kind: Kind, options: &Options, home: &Path) -> Result<PathBuf> {
     Ok(dir)
 }
 
-fn port(kind: Kind, options: &Options) -> Result<u16> {
-    let asked = match kind {
-        Kind::Rabbitmq => options.rabbitmq_port,
-        Kind::Kafka => options.kafka_port,
+/// Between the first ports of two nodes, and of two tries.
+const STEP: u16 = 100;
+
+/// The first port of each node.
+fn ports(kind: Kind, options: &Options) -> Result<Vec<u16>> {
+    let (asked, count) = match kind {
+        Kind::Rabbitmq => (options.rabbitmq_port, 1),
+        Kind::Kafka => (options.kafka_port, options.nodes),
     };
+    let all = |first: u16| (0..count).map(move |node| first.saturating_add(node * STEP));
     let taken = |first: u16| {
-        kind.offsets()
-            .iter()
-            .map(|offset| first.saturating_add(*offset))
+        all(first)
+            .flat_map(|first| {
+                kind.offsets()
+                    .iter()
+                    .map(move |offset| first.saturating_add(*offset))
+            })
             .find(|port| !free(*port))
     };
     if let Some(first) = asked {
         if let Some(port) = taken(first) {
             bail!("port {port} is taken; choose another with --{}-port", kind.word());
         }
-        return Ok(first);
+        return Ok(all(first).collect());
     }
     (0..10)
-        .map(|step| kind.default_port() + step * 100)
+        .map(|step| kind.default_port() + step * STEP)
         .find(|first| taken(*first).is_none())
+        .map(|first| all(first).collect())
         .with_context(|| {
             format!(
                 "no free ports for {}; name one with --{}-port",
@@ -340,7 +400,8 @@ fn random_hex(bytes: usize) -> Result<String> {
 pub fn env_of(clusters: &[Cluster]) -> Vec<(String, String)> {
     let mut env = Vec::new();
     let mut set = |name: &str, value: String| env.push((format!("HELIX_TEST_{name}"), value));
-    for cluster in clusters {
+    // The first node knows the others.
+    for cluster in clusters.iter().filter(|cluster| cluster.node == 1) {
         match cluster.kind {
             Kind::Rabbitmq => rabbitmq::env(cluster, &mut set),
             Kind::Kafka => kafka::env(cluster, &mut set),

@@ -1,4 +1,4 @@
-//! Kafka in KRaft mode: one JVM that is broker and controller, on loopback, all under one folder.
+//! Kafka in KRaft mode: a node is one JVM that is broker and controller, on loopback, all under one folder.
 
 use std::fs;
 use std::path::PathBuf;
@@ -68,7 +68,12 @@ pub fn format(properties: &std::path::Path, users: &[String]) -> Result<()> {
 
 fn ours(cluster: &Cluster) -> String {
     let Cluster {
-        port, user, password, ..
+        node,
+        port,
+        ports,
+        user,
+        password,
+        ..
     } = cluster;
     let at = |offset: u16| port + offset;
     let mut listeners = format!("PLAINTEXT://127.0.0.1:{port}");
@@ -81,30 +86,40 @@ fn ours(cluster: &Cluster) -> String {
         ));
     }
     let controller = at(CONTROLLER);
+    let voters = (1..)
+        .zip(ports)
+        .map(|(node, port)| format!("{node}@127.0.0.1:{}", port + CONTROLLER))
+        .collect::<Vec<_>>()
+        .join(",");
+    let replicas = ports.len();
+    // What is confirmed is on a majority: one of three nodes may go.
+    let in_sync = replicas / 2 + 1;
     // Small buffers and short timeouts: one broker of a test must start fast and notice a dead client at once.
     let mut text = format!(
         "process.roles=broker,controller\n\
-         node.id=1\n\
-         controller.quorum.voters=1@127.0.0.1:{controller}\n\
+         node.id={node}\n\
+         controller.quorum.voters={voters}\n\
          controller.listener.names=CONTROLLER\n\
          listeners={listeners},PROXIED://127.0.0.1:{proxied},CONTROLLER://127.0.0.1:{controller}\n\
          advertised.listeners={listeners},PROXIED://127.0.0.1:{proxy}\n\
          listener.security.protocol.map=CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL\n\
          inter.broker.listener.name=PLAINTEXT\n\
          auto.create.topics.enable=false\n\
+         default.replication.factor={replicas}\n\
+         min.insync.replicas={in_sync}\n\
          num.network.threads=2\n\
          num.io.threads=4\n\
          num.recovery.threads.per.data.dir=1\n\
          background.threads=4\n\
          log.cleaner.dedupe.buffer.size=16777216\n\
          offsets.topic.num.partitions=6\n\
-         offsets.topic.replication.factor=1\n\
+         offsets.topic.replication.factor={replicas}\n\
          transaction.state.log.num.partitions=3\n\
-         transaction.state.log.replication.factor=1\n\
-         transaction.state.log.min.isr=1\n\
+         transaction.state.log.replication.factor={replicas}\n\
+         transaction.state.log.min.isr={in_sync}\n\
          share.coordinator.state.topic.num.partitions=3\n\
-         share.coordinator.state.topic.replication.factor=1\n\
-         share.coordinator.state.topic.min.isr=1\n\
+         share.coordinator.state.topic.replication.factor={replicas}\n\
+         share.coordinator.state.topic.min.isr={in_sync}\n\
          group.initial.rebalance.delay.ms=0\n\
          group.min.session.timeout.ms=1000\n\
          group.consumer.min.session.timeout.ms=1000\n\
@@ -199,16 +214,21 @@ pub fn await_ready(cluster: &Cluster, limit: Duration) -> Result<()> {
     await_line(cluster.process()?, &log, "Kafka Server started", &log, limit)
 }
 
+/// Of a cluster, lists with commas: one entry for each node.
 pub fn env(cluster: &Cluster, set: &mut impl FnMut(&str, String)) {
-    set("KAFKA_BOOTSTRAP", format!("127.0.0.1:{}", cluster.port));
-    set("KAFKA_PROXIED_PORT", (cluster.port + PROXIED).to_string());
-    set("KAFKA_PROXY_PORT", (cluster.port + PROXY).to_string());
+    let list = |host: &str, offset: u16| {
+        let ports = cluster
+            .ports
+            .iter()
+            .map(|port| format!("{host}{}", port + offset));
+        ports.collect::<Vec<_>>().join(",")
+    };
+    set("KAFKA_BOOTSTRAP", list("127.0.0.1:", 0));
+    set("KAFKA_PROXIED_PORTS", list("", PROXIED));
+    set("KAFKA_PROXY_PORTS", list("", PROXY));
     if cluster.tls.is_some() {
-        set("KAFKA_TLS_BOOTSTRAP", format!("127.0.0.1:{}", cluster.port + TLS));
-        set(
-            "KAFKA_SASL_BOOTSTRAP",
-            format!("127.0.0.1:{}", cluster.port + SASL),
-        );
+        set("KAFKA_TLS_BOOTSTRAP", list("127.0.0.1:", TLS));
+        set("KAFKA_SASL_BOOTSTRAP", list("127.0.0.1:", SASL));
     }
     set("KAFKA_USER", cluster.user.clone());
     set("KAFKA_PASSWORD", cluster.password.clone());

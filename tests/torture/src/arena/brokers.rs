@@ -28,6 +28,27 @@ fn port(name: &str) -> Result<u16> {
         .with_context(|| format!("{name} is no port"))
 }
 
+/// One entry for each node of the cluster.
+fn ports(name: &str) -> Result<Vec<u16>> {
+    variable(name)
+        .split(',')
+        .map(|port| {
+            port.parse()
+                .with_context(|| format!("{name} is no list of ports"))
+        })
+        .collect()
+}
+
+/// One for each node of Kafka, where the node says that it listens.
+async fn kafka_proxies() -> Result<Vec<Proxy>> {
+    let mut proxies = Vec::new();
+    let targets = ports("HELIX_TEST_KAFKA_PROXIED_PORTS")?;
+    for (port, target) in ports("HELIX_TEST_KAFKA_PROXY_PORTS")?.into_iter().zip(targets) {
+        proxies.push(Proxy::start(port, target).await?);
+    }
+    Ok(proxies)
+}
+
 pub async fn arena(parts: &Parts, streams: &[Stream], env: &[(String, String)]) -> Result<Arena> {
     let (queue, topic, out, group) = (
         unique("torture-tasks"),
@@ -36,12 +57,13 @@ pub async fn arena(parts: &Parts, streams: &[Stream], env: &[(String, String)]) 
         unique("torture"),
     );
     let rabbit = Proxy::start(0, port("HELIX_TEST_RABBITMQ_PORT")?).await?;
-    let proxy = Proxy::start(
-        port("HELIX_TEST_KAFKA_PROXY_PORT")?,
-        port("HELIX_TEST_KAFKA_PROXIED_PORT")?,
-    )
-    .await?;
-    observe::create_topics(&[&topic, &out], PARTITIONS).await?;
+    let kafka = kafka_proxies().await?;
+    let servers: Vec<String> = kafka
+        .iter()
+        .map(|proxy| format!("\"127.0.0.1:{}\"", proxy.port))
+        .collect();
+    let servers = servers.join(", ");
+    observe::create_topics(&[&topic, &out], PARTITIONS, kafka.len()).await?;
     observe::declare_queue(&queue).await?;
     let topology = format!(
         "[[queues]]\nname = \"{queue}\"\n[[topics]]\nname = \"{topic}\"\npartitions = {PARTITIONS}\n[[topics]]\nname = \"{out}\"\npartitions = {PARTITIONS}\n"
@@ -60,11 +82,10 @@ pub async fn arena(parts: &Parts, streams: &[Stream], env: &[(String, String)]) 
             "[messaging]\ntasks = \"rabbitmq\"\nevents = \"kafka\"\n\
              [brokers.rabbitmq]\nkind = \"rabbitmq\"\nhost = \"127.0.0.1\"\nport = {}\nuser = \"{}\"\n\
              password = \"env:HELIX_TEST_RABBITMQ_PASSWORD\"\nheartbeat = \"4s\"\npublish_timeout = \"10s\"\n\
-             [brokers.kafka]\nkind = \"kafka\"\nservers = [\"127.0.0.1:{}\"]\ngroup = \"{group}\"\nsession_timeout = \"6s\"\n\
+             [brokers.kafka]\nkind = \"kafka\"\nservers = [{servers}]\ngroup = \"{group}\"\nsession_timeout = \"6s\"\n\
              heartbeat_interval = \"1s\"\npublish_timeout = \"10s\"\n{routes}{}",
             rabbit.port,
             variable("HELIX_TEST_RABBITMQ_USER"),
-            proxy.port,
             plugin(&name, &out)
         );
         let plan = Plan {
@@ -84,10 +105,10 @@ pub async fn arena(parts: &Parts, streams: &[Stream], env: &[(String, String)]) 
         streams: streams.to_vec(),
         proxies: Proxies {
             rabbitmq: Some(rabbit),
-            kafka: Some(proxy),
+            kafka,
         },
         clock: None,
-        small_disk: false,
+        small_disk: None,
         destinations: streams
             .iter()
             .map(|stream| {

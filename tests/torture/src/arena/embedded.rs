@@ -43,7 +43,7 @@ pub async fn arena(parts: &Parts, env: &[(String, String)]) -> Result<Arena> {
         env,
     };
     let mut actor = Actor::new(&plan, &parts.history)?;
-    let small_disk = mount(&actor.setup.path().join("state"));
+    let small_disk = SmallDisk::mount(&actor.setup.path().join("state"));
     actor.start().await;
     Ok(Arena {
         name: NAME,
@@ -91,17 +91,26 @@ fn fake_clock(env: &mut Vec<(String, String)>) -> Result<Option<PathBuf>> {
     Ok(Some(file))
 }
 
-/// False: only root may mount.
-fn mount(folder: &Path) -> bool {
-    std::fs::create_dir_all(folder).is_ok()
-        && Command::new("mount")
+/// A file system of its own, small enough to be filled. Gone when this is dropped, also when the run fails.
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// None: only root may mount.
+    fn mount(folder: &Path) -> Option<Self> {
+        std::fs::create_dir_all(folder).ok()?;
+        let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={DISK}"), "helix-torture"])
             .arg(folder)
             .stderr(std::process::Stdio::null())
-            .status()
+            .status();
+        mounted
             .is_ok_and(|status| status.success())
+            .then(|| Self(folder.to_owned()))
+    }
 }
 
-pub fn unmount(folder: &Path) {
-    let _ = Command::new("umount").arg("--lazy").arg(folder).status();
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
 }

@@ -9,12 +9,12 @@ use crate::message::{Fate, Id, Stream};
 #[derive(Default)]
 struct Key {
     open: BTreeSet<u64>,
-    /// Failed, or came while such a one was open: it may have been moved to the store of the host, and what follows goes
-    /// there as well until nothing of the key is left in it.
-    stored: BTreeSet<u64>,
+    /// Failed, or came while such a one was open: it may have been moved to the store of the host (named), and what follows
+    /// goes there as well until nothing of the key is left in it.
+    stored: BTreeMap<u64, String>,
     /// All that ever were: one of them that runs again after a crash was still there.
     were: BTreeSet<u64>,
-    /// The host whose store that is.
+    /// The host that failed last.
     keeper: String,
     /// When the last of those ended: the host asks its store whether anything is left, and that takes a moment.
     emptied: u64,
@@ -27,7 +27,7 @@ impl Key {
     fn sent(&mut self, sequence: u64, t: u64) {
         self.open.insert(sequence);
         if self.in_store(t) {
-            self.stored.insert(sequence);
+            self.stored.insert(sequence, self.keeper.clone());
             self.were.insert(sequence);
         }
     }
@@ -38,7 +38,7 @@ impl Key {
 
     fn ended(&mut self, sequence: u64, t: u64) {
         let again = !self.open.remove(&sequence);
-        let stored = self.stored.remove(&sequence);
+        let stored = self.stored.remove(&sequence).is_some();
         if stored || (again && (self.were.contains(&sequence) || self.in_store(t))) {
             self.were.insert(sequence);
             self.emptied = t;
@@ -48,13 +48,17 @@ impl Key {
     /// Order across hosts is not promised once a lane is in the store of one of them, which the others do not see
     /// (docs/guarantees.md).
     fn kept_elsewhere(&self, first: u64, stream: Stream, instance: &str) -> bool {
-        stream == Stream::KafkaEvents && self.stored.contains(&first) && self.keeper != instance
+        stream == Stream::KafkaEvents && self.stored.get(&first).is_some_and(|keeper| keeper != instance)
     }
 
-    fn failed(&mut self, sequence: u64) {
-        self.stored.insert(sequence);
-        self.stored.extend(&self.open);
-        self.were.extend(&self.stored);
+    /// On a host, as far as it is known. What another one has stored stays there.
+    fn failed(&mut self, sequence: u64, instance: &str) {
+        instance.clone_into(&mut self.keeper);
+        self.stored.insert(sequence, self.keeper.clone());
+        for open in &self.open {
+            self.stored.entry(*open).or_insert_with(|| self.keeper.clone());
+        }
+        self.were.extend(self.stored.keys());
     }
 }
 
@@ -82,7 +86,7 @@ pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)], no_store: &[(u
                     let key = keys.entry((id.stream, id.key)).or_default();
                     key.sent(id.sequence, event.t);
                     if unseen.contains(&id) {
-                        key.failed(id.sequence);
+                        key.failed(id.sequence, "");
                     }
                 }
             }
@@ -121,8 +125,7 @@ pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)], no_store: &[(u
                 if ended && !failed.contains(&index) {
                     key.ended(id.sequence, event.t);
                 } else {
-                    key.failed(id.sequence);
-                    key.keeper.clone_from(instance);
+                    key.failed(id.sequence, instance);
                 }
             }
             What::Overlap { id, other } if !stalled(event.t) => {
@@ -153,7 +156,7 @@ pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)], no_store: &[(u
                     log.range((*stream, *partition, from)..(*stream, *partition, (*offset).max(from)));
                 for (_, id) in claimed {
                     let key = keys.entry((id.stream, id.key)).or_default();
-                    if key.open.contains(&id.sequence) && !key.stored.contains(&id.sequence) {
+                    if key.open.contains(&id.sequence) && !key.stored.contains_key(&id.sequence) {
                         out.push(format!(
                             "{stream:?} {partition} was committed up to {offset} at {} ms, and {id} had not run",
                             event.t

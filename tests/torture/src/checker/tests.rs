@@ -282,6 +282,25 @@ fn what_one_host_keeps_in_its_store_another_host_may_overtake() {
 }
 
 #[test]
+fn a_retry_on_one_host_does_not_make_it_the_keeper_of_what_another_has() {
+    let head = find(Stream::KafkaEvents, Fate::RetryOnce, 0);
+    let next = find(Stream::KafkaEvents, Fate::RetryOnce, head.sequence + 1);
+    let breaks = |other: &str| {
+        Story::new()
+            .sent(1, head)
+            .sent(1, next)
+            .ran(2, head, 1, Said::Retry)
+            .ran_on(other, 3, next, 1, Said::Retry)
+            .ran_on(other, 4, next, 2, Said::Done)
+            .ran(5, head, 2, Said::Done)
+            .report()
+            .order_breaks
+            .len()
+    };
+    assert_eq!((breaks("a"), breaks("b")), (2, 0));
+}
+
+#[test]
 fn a_commit_beyond_what_ran_is_found() {
     let ids = events(2);
     let committed = |offset: u64| What::Committed {

@@ -18,13 +18,16 @@ use crate::publish::kafka::client;
 
 const ANSWER: Duration = Duration::from_secs(5);
 
+/// Topics with a replica on each of `nodes`.
+///
 /// # Errors
 /// When Kafka does not make them.
-pub async fn create_topics(names: &[&str], partitions: i32) -> Result<()> {
+pub async fn create_topics(names: &[&str], partitions: i32, nodes: usize) -> Result<()> {
+    let replicas = i32::try_from(nodes)?;
     let admin: AdminClient<DefaultClientContext> = client().create()?;
     let topics: Vec<_> = names
         .iter()
-        .map(|name| NewTopic::new(name, partitions, TopicReplication::Fixed(1)))
+        .map(|name| NewTopic::new(name, partitions, TopicReplication::Fixed(replicas)))
         .collect();
     for made in admin.create_topics(&topics, &AdminOptions::new()).await? {
         if let Err((name, code)) = made {
