@@ -1,5 +1,7 @@
 //! RabbitMQ: each round the same messages in two queues, one for the host and one for the loop.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use lapin::ExchangeKind;
 use lapin::options::{
@@ -17,6 +19,8 @@ use crate::{Bench, Measure, cpu_note};
 pub const PREFETCH: &str = "1000";
 /// Unconfirmed messages while queues are filled.
 const FILL_WINDOW: usize = 1000;
+/// After filling, the broker is busy with what it got for some seconds, and serves a third less.
+const SETTLE: Duration = Duration::from_secs(5);
 
 struct Contest {
     name: &'static str,
@@ -66,27 +70,19 @@ fn compete(bench: &Bench, contest: &Contest) -> Result<Vec<Row>> {
     let count = bench.count(100_000, 5_000);
     let rt = tokio::runtime::Runtime::new()?;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for _ in 0..bench.rounds {
+    for round in 0..bench.rounds {
         rt.block_on(fill(&amqp.uri(), &["bench.ours", "bench.native"], count))?;
-        ours.push(host(bench, amqp, contest.plugin, count)?);
-        bench.say(contest.name, "ours", ours.last());
-        theirs.push(child(&[
-            "native",
-            "rabbitmq",
-            "--uri",
-            &amqp.uri(),
-            "--queue",
-            "bench.native",
-            "--prefetch",
-            PREFETCH,
-            "--count",
-            &count.to_string(),
-            "--work",
-            contest.work.word(),
-            "--acks",
-            contest.acks,
-        ])?);
-        bench.say(contest.name, "native", theirs.last());
+        std::thread::sleep(SETTLE);
+        // Whoever comes second finds another broker: they take turns.
+        for turn in [round % 2 == 0, round % 2 != 0] {
+            if turn {
+                ours.push(host(bench, amqp, contest.plugin, count)?);
+                bench.say(contest.name, "ours", ours.last());
+            } else {
+                theirs.push(native(amqp, contest, count)?);
+                bench.say(contest.name, "native", theirs.last());
+            }
+        }
     }
     Ok(vec![Row {
         name: contest.name.to_owned(),
@@ -97,6 +93,26 @@ fn compete(bench: &Bench, contest: &Contest) -> Result<Vec<Row>> {
         against: contest.against,
         note: cpu_note(&ours, &theirs),
     }])
+}
+
+/// The loop empties `bench.native`.
+fn native(amqp: &Amqp, contest: &Contest, count: usize) -> Result<Figures> {
+    child(&[
+        "native",
+        "rabbitmq",
+        "--uri",
+        &amqp.uri(),
+        "--queue",
+        "bench.native",
+        "--prefetch",
+        PREFETCH,
+        "--count",
+        &count.to_string(),
+        "--work",
+        contest.work.word(),
+        "--acks",
+        contest.acks,
+    ])
 }
 
 /// The host empties `bench.ours`.

@@ -5,6 +5,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use helix_host::cli::{Cli, Exit};
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     // Two providers in one build would panic at the first handshake; the choice is made once, here.
     drop(rustls::crypto::ring::default_provider().install_default());

@@ -294,15 +294,14 @@ impl Batch<'_> {
         let latency = ended_ms.saturating_sub(item.envelope.time_ms);
         #[allow(clippy::cast_precision_loss, reason = "milliseconds below 2^53 are exact")]
         settled.delivery_latency.observe(latency as f64 / 1000.0);
-        let item = *item;
-        match item.duty {
-            // The hot path: nothing to wait for.
-            Duty::Delivery(receipt) if outputs.is_empty() => {
-                settled.receipts.push(receipt);
-                settled.permits.push(item.permit);
-                settled.lanes.extend(lane);
-            }
-            duty => self.effect(Box::new(Item { duty, ..item }), lane, outputs),
+        if !outputs.is_empty() || item.duty.receipt().is_none() {
+            return self.effect(item, lane, outputs);
+        }
+        // The hot path: nothing to wait for.
+        if let Duty::Delivery(receipt) = item.duty {
+            settled.receipts.push(receipt);
+            settled.permits.push(item.permit);
+            settled.lanes.extend(lane);
         }
     }
 

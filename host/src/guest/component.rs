@@ -1,21 +1,18 @@
-//! From a file to a checked component: read once, hashed, compiled or taken from the cache, its exports looked at.
+//! From a file to bytes that may be compiled, and from a component to one that has a handler: read once, hashed, its imports
+//! and exports looked at.
 
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
-use tokio::sync::Semaphore;
 use wasmtime::Engine;
 use wasmtime::component::{Component, InstancePre, Linker};
 
 use super::bindings::exports::helix::messaging::{
     event_batch_handler, event_handler, packed_handler, task_handler,
 };
-use super::cache::Cache;
 use super::error::Error;
 use super::instance::Indices;
 use super::sandbox::Sandbox;
@@ -25,9 +22,6 @@ use crate::error::{
     PLUGIN_WRONG_WORLD,
 };
 use crate::model::Digest;
-
-/// Python components took up to 53 s on a loaded machine.
-const COMPILE_LIMIT: Duration = Duration::from_secs(180);
 
 const OURS: &str = "helix:messaging/";
 /// Within 0.1.x only interfaces and functions are added, so all of them are served.
@@ -130,59 +124,9 @@ pub(super) fn check_pin(plugin: &Plugin, digest: Digest) -> Result<(), Error> {
     }
 }
 
-/// Compiles off the dispatch path, one component at a time.
-pub(super) struct Compiler {
-    cache: Arc<Cache>,
-    one: Arc<Semaphore>,
-}
-
-impl Compiler {
-    pub(super) fn new(cache: Cache) -> Self {
-        Self {
-            cache: Arc::new(cache),
-            one: Arc::new(Semaphore::new(1)),
-        }
-    }
-
-    pub(super) async fn compile(&self, engine: &Engine, source: Source) -> Result<Component, Error> {
-        check_header(&source.bytes)?;
-        let stuck = || {
-            Error::new(
-                PLUGIN_INVALID,
-                format!("compiling {} took more than {COMPILE_LIMIT:?}", source.digest),
-                "Make the component smaller, or compile when the machine is less busy",
-            )
-        };
-        let stuck_error = stuck();
-        let permit = self.one.clone().acquire_owned().await.map_err(|_| stuck())?;
-        let engine = engine.clone();
-        let cache = self.cache.clone();
-        let work = tokio::task::spawn_blocking(move || {
-            // Held until the work ends, even when nobody waits for it any more.
-            let _permit = permit;
-            if let Some(component) = cache.load(&engine, source.digest) {
-                return Ok(component);
-            }
-            let component = Component::from_binary(&engine, &source.bytes)
-                .map_err(|error| invalid(&source.bytes, &error))?;
-            cache.store(&engine, source.digest, &component);
-            Ok(component)
-        });
-        match tokio::time::timeout(COMPILE_LIMIT, work).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(panic)) => Err(Error::new(
-                PLUGIN_INVALID,
-                format!("the compiler failed: {panic}"),
-                "This is a fault of the host; please report it with the file",
-            )),
-            Err(_) => Err(stuck_error),
-        }
-    }
-}
-
 const BUILD: &str = "Build it as a component (Rust: cargo build --release --target wasm32-wasip2)";
 
-fn check_header(bytes: &[u8]) -> Result<(), Error> {
+pub(super) fn check_header(bytes: &[u8]) -> Result<(), Error> {
     match bytes {
         [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Err(Error::new(
             PLUGIN_INVALID,
@@ -209,7 +153,7 @@ fn check_header(bytes: &[u8]) -> Result<(), Error> {
     }
 }
 
-fn invalid(bytes: &[u8], error: &wasmtime::Error) -> Error {
+pub(super) fn invalid(bytes: &[u8], error: &wasmtime::Error) -> Error {
     let cause = error.root_cause().to_string();
     let next = if cause.contains("unexpected end")
         || cause.contains("extends past end")

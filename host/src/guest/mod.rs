@@ -1,8 +1,8 @@
 //! The seam to handlers: everything that knows wasmtime is behind it.
 //!
 //! ```text
-//! watch ─▶ registry ─▶ component ─▶ cache     a file becomes a version: read, hashed, compiled, checked, tried, swapped in
-//!             │            └─▶ linker ─▶ publisher, fetch, outgoing_http ─▶ grants, allow, address
+//! watch ─▶ registry ─▶ compiler ─▶ cache      a file becomes a version: read, hashed, compiled, checked, tried, swapped in
+//!             ├─▶ component, linker ─▶ publisher, fetch, outgoing_http ─▶ grants, allow, address
 //!             ▼
 //! call ─▶ pool ─▶ instance ─▶ sandbox         a message goes in: lent, bounded, entered, its answer judged
 //!   └─▶ trap         └─▶ convert, packed      └─▶ limits, log
@@ -13,6 +13,7 @@ mod allow;
 mod bindings;
 mod cache;
 mod call;
+mod compiler;
 mod component;
 mod convert;
 mod engine;

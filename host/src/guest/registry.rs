@@ -10,7 +10,8 @@ use wasmtime::component::Linker;
 
 use super::cache::Cache;
 use super::call::Loaded;
-use super::component::{self, Compiler, Source};
+use super::compiler::Compiler;
+use super::component::{self, Source};
 use super::engine::TickingEngine;
 use super::error::Error;
 use super::fetch::Client;

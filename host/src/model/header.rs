@@ -9,9 +9,20 @@ pub const HOST_PREFIX: &str = "helix-";
 
 /// Cheap to clone: clones share the list until one of them is changed.
 #[derive(Debug, Clone, Default)]
-pub struct Headers(Option<Arc<List>>);
+pub struct Headers {
+    list: Option<Arc<List>>,
+    /// One bit for each name that is there, several names to a bit: most questions are for names that are not.
+    marks: u64,
+}
 
 type List = Vec<(Arc<str>, Bytes)>;
+
+/// The same for names that are the same without case.
+fn mark(name: &str) -> u64 {
+    let bytes = name.as_bytes();
+    let end = |byte: Option<&u8>| byte.map_or(0, |b| usize::from(b | 0x20));
+    1 << ((bytes.len() + 7 * end(bytes.first()) + 13 * end(bytes.last())) % 64)
+}
 
 impl Headers {
     pub fn new() -> Self {
@@ -19,19 +30,29 @@ impl Headers {
     }
 
     pub fn push(&mut self, name: impl Into<Arc<str>>, value: impl Into<Bytes>) {
-        self.list_mut().push((name.into(), value.into()));
+        let name = name.into();
+        self.marks |= mark(&name);
+        self.list_mut().push((name, value.into()));
     }
 
     fn list(&self) -> &[(Arc<str>, Bytes)] {
-        self.0.as_deref().map_or(&[], Vec::as_slice)
+        self.list.as_deref().map_or(&[], Vec::as_slice)
     }
 
     fn list_mut(&mut self) -> &mut List {
-        Arc::make_mut(self.0.get_or_insert_default())
+        Arc::make_mut(self.list.get_or_insert_default())
+    }
+
+    /// False: certainly not.
+    fn may_have(&self, name: &str) -> bool {
+        self.marks & mark(name) != 0
     }
 
     /// The first value of that name.
     pub fn get(&self, name: &str) -> Option<&Bytes> {
+        if !self.may_have(name) {
+            return None;
+        }
         self.list()
             .iter()
             .find(|(n, _)| n.eq_ignore_ascii_case(name))
@@ -48,7 +69,10 @@ impl Headers {
     }
 
     pub fn remove(&mut self, name: &str) {
-        self.list_mut().retain(|(n, _)| !n.eq_ignore_ascii_case(name));
+        if self.may_have(name) {
+            // Its mark stays: it may be another name's, too.
+            self.list_mut().retain(|(n, _)| !n.eq_ignore_ascii_case(name));
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -76,6 +100,35 @@ impl Eq for Headers {}
 impl<N: Into<Arc<str>>, V: Into<Bytes>> FromIterator<(N, V)> for Headers {
     fn from_iter<T: IntoIterator<Item = (N, V)>>(iter: T) -> Self {
         let list: List = iter.into_iter().map(|(n, v)| (n.into(), v.into())).collect();
-        Self((!list.is_empty()).then(|| Arc::new(list)))
+        Self {
+            marks: list.iter().fold(0, |marks, (name, _)| marks | mark(name)),
+            list: (!list.is_empty()).then(|| Arc::new(list)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// What a plain search through the list finds, whatever was pushed and removed before.
+        #[test]
+        fn names_are_found_without_case(
+            names in proptest::collection::vec("[a-cA-C\\-éÉ_]{0,3}", 0..8),
+            gone in "[a-cA-C]{0,2}",
+            asked in "[a-cA-C\\-éÉ_]{0,3}",
+        ) {
+            let mut headers: Headers = names.iter().map(|name| (name.as_str(), name.clone())).collect();
+            headers.remove(&gone);
+            headers.push(gone.to_uppercase(), "again");
+            let plain = headers
+                .iter()
+                .find(|(name, _)| name.eq_ignore_ascii_case(&asked))
+                .map(|(_, value)| value);
+            prop_assert_eq!(headers.get(&asked), plain);
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
 
 use crate::model::raw::Properties;
 use crate::model::{Headers, MessageKind, Origin, RawMessage, UnixMs};
@@ -23,8 +24,11 @@ pub struct Record<'a> {
     /// None is a tombstone.
     pub body: Option<&'a [u8]>,
     /// In order, names may repeat; a null value is an empty one.
-    pub headers: Vec<(&'a [u8], &'a [u8])>,
+    pub headers: Pairs<'a>,
 }
+
+/// Names and values; up to eight need no allocation.
+pub type Pairs<'a> = SmallVec<[(&'a [u8], &'a [u8]); 8]>;
 
 /// Turns records of one topic into messages.
 #[derive(Debug)]
@@ -61,10 +65,12 @@ impl Converter {
         let mut cut = |part: &[u8]| -> Bytes { block.split_to(part.len()) };
         let key = record.key.map(&mut cut);
         let body = record.body.map(&mut cut);
-        let mut headers = Headers::new();
-        for (place, (name, value)) in record.headers.iter().enumerate() {
-            headers.push(self.name(place, name), cut(value));
-        }
+        let headers: Headers = record
+            .headers
+            .iter()
+            .enumerate()
+            .map(|(place, (name, value))| (self.name(place, name), cut(value)))
+            .collect();
         RawMessage {
             origin: Origin {
                 broker: self.broker.clone(),
@@ -132,7 +138,7 @@ mod tests {
             timestamp_ms: Some(9),
             key: Some(b"key"),
             body: Some(b"body"),
-            headers: vec![(b"a", b"1"), (b"b", b""), (b"a", b"\xff2")],
+            headers: Pairs::from_slice(&[(b"a", b"1"), (b"b", b""), (b"a", b"\xff2")]),
         });
         assert_eq!(message.origin.to_string(), "k/t[3]@7");
         assert_eq!(message.timestamp_ms, Some(9));
@@ -166,7 +172,7 @@ mod tests {
         let mut converter = Converter::new("k".into(), "t".into());
         for i in 0..NAMES * 2 {
             let name = format!("h{i}");
-            let headers = vec![(name.as_bytes(), &b"v"[..]), (b"\xff", b"")];
+            let headers = Pairs::from_slice(&[(name.as_bytes(), &b"v"[..]), (b"\xff", b"")]);
             let message = converter.message(&Record {
                 headers,
                 ..Record::default()

@@ -15,7 +15,7 @@ use rdkafka::bindings as sys;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::{RDKafka, RDKafkaRespErr};
 
-use super::convert::Record;
+use super::convert::{Pairs, Record};
 
 /// The handle of a client, valid while the client lives.
 pub type Handle = *mut RDKafka;
@@ -113,8 +113,8 @@ unsafe fn record(message: &sys::rd_kafka_message_t) -> Result<Record<'_>, RDKafk
 
 /// # Safety
 /// As [`record`].
-unsafe fn headers(message: &sys::rd_kafka_message_t) -> Vec<(&[u8], &[u8])> {
-    let mut out = Vec::new();
+unsafe fn headers(message: &sys::rd_kafka_message_t) -> Pairs<'_> {
+    let mut out = Pairs::new();
     let mut list = ptr::null_mut();
     // SAFETY: the list belongs to the message; names are C strings, values are `size` bytes or null.
     unsafe {

@@ -10,7 +10,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{Headers as _, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::convert::{Converter, Record};
+use super::convert::{Converter, Pairs, Record};
 use super::log_fold::{Link, Quiet};
 use crate::broker::{Bounds, Error, Scan};
 use crate::model::{RawMessage, UnixMs};
@@ -261,7 +261,7 @@ fn lasting(code: RDKafkaErrorCode) -> bool {
 }
 
 fn convert(converter: &mut Converter, message: &impl Message) -> RawMessage {
-    let headers = message.headers().map_or_else(Vec::new, |headers| {
+    let headers = message.headers().map_or_else(Pairs::new, |headers| {
         headers
             .iter()
             .map(|h| (h.key.as_bytes(), h.value.unwrap_or_default()))
