@@ -27,8 +27,9 @@ const RABBITMQ: [&str; 2] = [
     "latency at half load, RabbitMQ, p99",
 ];
 
-/// Messages a second.
-const KAFKA_RATE: usize = 10_000;
+/// Messages a second. A producer that does not linger makes Kafka's broker one request of each: at 10,000 a second they keep
+/// both cores busy, and waiting for a core is all that is measured.
+const KAFKA_RATE: usize = 4_000;
 const RABBITMQ_RATE: usize = 4_000;
 
 pub fn measures() -> Vec<Measure> {

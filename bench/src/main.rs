@@ -156,10 +156,6 @@ pub fn cpu_note(ours: &[Figures], theirs: &[Figures]) -> String {
     format!("CPU {} µs a message, baseline {}", median(ours), median(theirs))
 }
 
-/// The host's, for our rows in this process; the loops have it as well.
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run(&args),

@@ -107,10 +107,12 @@ fn on_rabbitmq(bench: &Bench, go: &Path) -> Result<Vec<Row>> {
             "bench.watermill-amqp",
         ];
         rt.block_on(rabbitmq::fill(&amqp.uri(), &queues, all))?;
+        rabbitmq::collect_garbage()?;
         ours.push(rabbitmq::json(bench, amqp, all)?);
         bench.say(RABBITMQ, "ours", ours.last());
         for ((which, shown, most, _), found) in RABBITMQ_PEERS.iter().zip(&mut theirs) {
             let (queue, count) = (format!("bench.{which}"), all.min(*most).to_string());
+            rabbitmq::collect_garbage()?;
             let args = [which, amqp.uri().as_str(), &queue, rabbitmq::PREFETCH, &count].map(str::to_owned);
             found.push(figures(Command::new(&program).args(args))?);
             bench.say(RABBITMQ, shown, found.last());

@@ -71,6 +71,8 @@ pub fn main(args: &Args) -> Result<()> {
         .arg("--page")
         .arg(root().join("docs/benchmarks.md"))
         .envs(env)
+        .env("HELIX_TEST_BROKERS_CTL", std::env::current_exe()?)
+        .env("HELIX_BROKERS_NAME", BROKERS)
         .current_dir(root());
     for only in &args.only {
         bench.arg("--only").arg(only);
