@@ -80,7 +80,7 @@ impl Message<'_> {
             timestamp_ms: Some(1_768_731_072_345),
             key: self.key,
             body: self.body,
-            headers: self.headers.clone(),
+            headers: self.headers.iter().copied().collect(),
         }
     }
 

@@ -256,7 +256,7 @@ pub fn start(kind: Kind, options: &Options) -> Result<Vec<Cluster>> {
         say(format!("{first} runs already on port {}", first.port));
         return Ok(old);
     }
-    for mut node in old {
+    for mut node in old.into_iter().rev() {
         node.stop(true)?;
     }
     match kind {
@@ -332,7 +332,8 @@ fn prepare(kind: Kind, options: &Options) -> Result<Vec<Cluster>> {
 /// Stops a broker and removes its data unless `keep`; false when there is none.
 pub fn stop(kind: Kind, name: &str, keep: bool) -> Result<bool> {
     let mut nodes = Cluster::nodes(kind, name)?;
-    for node in &mut nodes {
+    // The first one last: its record says how many there are.
+    for node in nodes.iter_mut().rev() {
         node.stop(!keep)?;
     }
     Ok(!nodes.is_empty())

@@ -74,6 +74,7 @@ pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)], no_store: &[(u
         .collect();
     let failed = failed(events);
     let unseen = unseen(events);
+    let unheard = unheard(seed, events);
     let mut keys: HashMap<(Stream, u32), Key> = HashMap::new();
     let mut log: BTreeMap<(Stream, i64, i64), Id> = BTreeMap::new();
     let mut checked: HashMap<(Stream, i64), i64> = HashMap::new();
@@ -109,6 +110,15 @@ pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)], no_store: &[(u
                     continue;
                 };
                 let key = keys.entry((id.stream, id.key)).or_default();
+                while let Some(first) = key.open.first().copied()
+                    && let Some(heard) = unheard.get(&Id {
+                        sequence: first,
+                        ..id
+                    })
+                    && stalls.iter().any(|(from, to)| *heard <= *to && *from <= event.t)
+                {
+                    key.ended(first, event.t);
+                }
                 // `open` holds what has not ended; whoever runs must be its first.
                 if let Some(first) = key.open.first()
                     && *first < id.sequence
@@ -183,6 +193,31 @@ fn failed(events: &[Event]) -> HashSet<usize> {
         }
     }
     failed
+}
+
+/// Dead letters whose last attempts never got as far as telling us, and when the one before did: a host that stands still for
+/// longer than a handler may run finds its time over when it goes on.
+fn unheard(seed: u64, events: &[Event]) -> HashMap<Id, u64> {
+    let mut last: HashMap<Id, (u32, u64)> = HashMap::new();
+    let mut dead: HashSet<Id> = HashSet::new();
+    for event in events {
+        match &event.what {
+            What::Ran { id, attempt, .. } => {
+                if let Some(id) = Id::parse(id) {
+                    let (most, at) = last.entry(id).or_default();
+                    if *attempt >= *most {
+                        (*most, *at) = (*attempt, event.t);
+                    }
+                }
+            }
+            What::Letter { id, .. } => dead.extend(Id::parse(id)),
+            _ => {}
+        }
+    }
+    last.into_iter()
+        .filter(|(id, (most, _))| dead.contains(id) && *most < Fate::of(seed, id).last_attempt())
+        .map(|(id, (_, at))| (id, at))
+        .collect()
 }
 
 /// Messages whose first attempt never got as far as telling us: the host was stopped under it. When that was nobody knows.

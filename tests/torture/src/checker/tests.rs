@@ -301,6 +301,30 @@ fn a_retry_on_one_host_does_not_make_it_the_keeper_of_what_another_has() {
 }
 
 #[test]
+fn a_last_attempt_that_nobody_heard_of_needs_a_stall() {
+    let head = find(Stream::EmbeddedEvents, Fate::Trap, 0);
+    let next = find(Stream::EmbeddedEvents, Fate::Done, head.sequence + 1);
+    let breaks = |stalled: bool, letter: bool| {
+        let mut story = Story::new().sent(1, head).sent(1, next);
+        for attempt in 1..Fate::Trap.last_attempt() {
+            story = story.ran(100 + u64::from(attempt), head, attempt, Said::Trap);
+        }
+        if stalled {
+            story = story.fault(200, 9_000, Effect::Stalls);
+        }
+        story = story.ran(9_100, next, 1, Said::Done);
+        if letter {
+            story = story.letter(90_000, head, "exhausted", "a");
+        }
+        story.report().order_breaks.len()
+    };
+    assert_eq!(
+        (breaks(true, true), breaks(false, true), breaks(true, false)),
+        (0, 1, 1)
+    );
+}
+
+#[test]
 fn a_commit_beyond_what_ran_is_found() {
     let ids = events(2);
     let committed = |offset: u64| What::Committed {
