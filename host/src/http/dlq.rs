@@ -50,6 +50,7 @@ pub(super) async fn list(
         message_type: parameters.r#type,
         class: parameters.class,
         state: parameters.state,
+        open: false,
         text: parameters.text,
     };
     let page = Page {
