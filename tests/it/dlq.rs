@@ -1,7 +1,7 @@
 //! Dead letters that are sent again or discarded, on the embedded broker.
 
 use std::process::Output;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use helix_tests::{Host, Setup, guests, until};
 use serde_json::{Value, json};
@@ -250,13 +250,13 @@ async fn an_event_that_is_sent_again_takes_its_turn_among_those_of_its_key() {
     host.send_event("events", "probe", "k", order.clone()).await;
     let id = id_of(&host.wait_letters(1).await[0]);
     repair(&setup, &host).await;
-    for _ in 0..3 {
+    for _ in 0..5 {
         host.send_event("events", "probe", "k", order.clone()).await;
     }
+    // In the middle of the others.
+    wait_done(&host, 1.0).await;
     assert_eq!(reprocess(&host, &id).await.0, 202);
-    let started = Instant::now();
-    wait_done(&host, 4.0).await;
-    assert!(started.elapsed() < Duration::from_secs(30));
+    wait_done(&host, 6.0).await;
     end(host).await;
     let mut at: Vec<u64> = seen::topic(&setup, "handled")
         .await
@@ -264,7 +264,7 @@ async fn an_event_that_is_sent_again_takes_its_turn_among_those_of_its_key() {
         .map(seen::Seen::at_ms)
         .collect();
     at.sort_unstable();
-    assert_eq!(at.len(), 4);
+    assert_eq!(at.len(), 6);
     let gaps: Vec<u64> = at.windows(2).map(|w| w[1] - w[0]).collect();
     assert!(
         gaps.iter().all(|gap| *gap >= 250),
