@@ -1,6 +1,7 @@
 //! The composition root: the only file that names concrete brokers and stores. Start order, reload, stop order.
 
 mod gauges;
+mod letters;
 mod reload;
 mod targets;
 
@@ -21,6 +22,7 @@ use crate::broker::{Broker, Capabilities, Comparison};
 use crate::config::valid::{self, Settings};
 use crate::config::{Faults, LoadRequest, Loaded};
 use crate::dispatch::{self, Context, Dispatcher};
+use crate::dlq;
 use crate::guest::{self, Plugins};
 use crate::http::{self, Api, Token};
 use crate::model::{Clock, Digest, MessageKind, Outgoing, SystemClock, UuidIds};
@@ -92,11 +94,11 @@ impl App {
         let store = SqliteStore::open(&settings.host.state_dir.join("store.db"), Arc::clone(&clock))
             .await
             .map_err(|error| StartError::Failed(format!("{error} (HX0401)")))?;
-        // One host owns this file, so every lease in it is of a host that is gone.
+        // One host owns this file, so every lease in it is of a host that is gone: of parked messages and of dead letters.
         store
             .reclaim()
             .await
-            .map_err(|error| failed("take parked retries back", error))?;
+            .map_err(|error| failed("take leases of the last run back", error))?;
         let targets = Arc::new(targets::Known::new(settings));
         let runtime = guest::Runtime::start(guest::RuntimeOptions {
             plugins: settings.plugins.clone(),
@@ -168,6 +170,7 @@ impl App {
             targets: self.context.targets.clone(),
             plugins: Arc::new(self.runtime.clone()),
             letters: Arc::new(self.store.clone()),
+            redrive: Arc::new(letters::redrive(self, &clock)),
             retries: Arc::new(self.store.clone()),
             dispatcher: Arc::clone(&self.dispatcher),
             metrics: Arc::clone(&self.metrics),
@@ -186,6 +189,8 @@ impl App {
         tasks.spawn(Kind::PluginWatch, async move { app.load_and_watch().await });
         tasks.spawn(Kind::ConfigWatch, reload::watch(Arc::clone(self)));
         tasks.spawn(Kind::Gauges, gauges::run(Arc::clone(self)));
+        let letters = Arc::new(self.store.clone());
+        tasks.spawn(Kind::Sweep, dlq::sweep::run(letters, self.stop.clone()));
         tasks
     }
 

@@ -26,6 +26,8 @@ pub enum Kind {
     Http,
     /// Reads depths for metrics.
     Gauges,
+    /// Takes back letters that nobody finished sending.
+    Sweep,
     /// Rebuilds the handler (`helix dev`).
     Rebuild,
 }
@@ -43,7 +45,9 @@ impl Kind {
     pub fn on_error(self) -> OnError {
         match self {
             Self::Intake | Self::Worker | Self::Parker | Self::Schedule | Self::Http => OnError::Shutdown,
-            Self::PluginWatch | Self::ConfigWatch | Self::Gauges | Self::Rebuild => OnError::Log,
+            Self::PluginWatch | Self::ConfigWatch | Self::Gauges | Self::Sweep | Self::Rebuild => {
+                OnError::Log
+            }
         }
     }
 }

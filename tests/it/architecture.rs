@@ -38,6 +38,7 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
             "broker",
             "config",
             "dispatch",
+            "dlq",
             "error",
             "guest",
             "http",
@@ -80,7 +81,11 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
         ],
         "dispatch moves messages and knows neither its callers nor how its output is encoded",
     ),
-    ("dlq", &["model", "store"], "dead letters as people see them"),
+    (
+        "dlq",
+        &["broker", "decode", "model", "store", "telemetry"],
+        "dead letters are shown and sent again through the seams; routes are asked for by a trait of its own",
+    ),
     (
         "route",
         &["broker", "config", "model"],
@@ -152,6 +157,7 @@ const NEVER: &[(&[&str], &[&str], &str)] = &[(
         "retry",
         "route",
         "dispatch/lanes",
+        "dlq/plan",
         "broker/kafka/ledger",
         "broker/rabbitmq/acks",
     ],

@@ -14,6 +14,7 @@ mod bad_plugins;
 mod cli;
 mod contract;
 mod dev;
+mod dlq;
 mod docs;
 mod drain;
 mod guarantees;

@@ -7,12 +7,11 @@ use super::App;
 use crate::broker::Health;
 use crate::model::MessageKind;
 use crate::store::{DeadLetters, Retries};
+use crate::telemetry::metrics::DLQ;
 
 const INTERVAL: Duration = Duration::from_secs(5);
 /// A broker that is away must not hold up the gauges of the others.
 const ASK_LIMIT: Duration = Duration::from_secs(2);
-/// The label that the manual's dashboards and alerts use.
-const DLQ: &str = "helixagent.dlq";
 
 pub(super) async fn run(app: Arc<App>) -> Result<(), String> {
     loop {

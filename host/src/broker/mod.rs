@@ -241,6 +241,15 @@ pub trait Publisher: Send + Sync {
     /// Sends all, waits for the confirms of all. One result each, same order. Pipelined, bounded, with a deadline of its own;
     /// a negative confirm is "publish again" and is retried inside that deadline with the same id.
     async fn publish(&self, batch: Vec<Outgoing>) -> Vec<Result<Confirmed, PublishError>>;
+
+    /// Puts a task into the queue it came from, byte for byte, at its end; waits for the confirm. Brokers without queues
+    /// have nothing to put it into.
+    async fn put_back(&self, message: RawMessage) -> Result<Confirmed, PublishError> {
+        let destination = message.origin.destination;
+        Err(PublishError::Invalid(format!(
+            "`{destination}` is not a queue of this broker"
+        )))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

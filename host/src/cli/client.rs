@@ -45,6 +45,11 @@ impl Client {
             .await
     }
 
+    pub async fn delete<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, Exit> {
+        self.answer(self.http.delete(format!("{}{path}", self.base)).json(body))
+            .await
+    }
+
     async fn answer<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T, Exit> {
         let request = match &self.token {
             Some(token) => request.bearer_auth(token),
@@ -90,4 +95,17 @@ impl Client {
             _ => Exit::failed(message),
         })
     }
+}
+
+/// A name as one segment of a path.
+pub fn segment(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
 }

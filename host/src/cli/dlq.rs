@@ -1,9 +1,11 @@
-//! `helix dlq ls|show`: dead letters of the running host.
+//! `helix dlq ls|show|reprocess|discard`: dead letters of the running host.
+
+mod redrive;
 
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 
-use super::client::Client;
+use super::client::{Client, segment};
 use super::output::{self, Format};
 use super::{Exit, Global};
 use crate::dlq::view::Letter;
@@ -13,11 +15,15 @@ use crate::telemetry::logs::printable;
 pub enum Dlq {
     /// List dead letters, newest failure first
     Ls(List),
-    /// Show one with its message, headers and attempts
+    /// Show one with its message, headers, attempts, and what was done to it
     Show {
         /// Id from `dlq ls`
         id: String,
     },
+    /// Send again: tasks to their queue, events to the route that failed
+    Reprocess(redrive::Reprocess),
+    /// Give up on, for good: they stay in the list, with the reason
+    Discard(redrive::Discard),
 }
 
 #[derive(Debug, Args)]
@@ -31,7 +37,7 @@ pub struct List {
     /// malformed, too-large, unrouted, rejected, exhausted, refused, expired
     #[arg(long)]
     class: Option<String>,
-    /// dead, retrying, reprocessed, discarded, expired
+    /// dead, retrying, reprocessed, discarded, expired, all [default: all but reprocessed and discarded]
     #[arg(long)]
     state: Option<String>,
     /// Found in reason, code, message id or destination
@@ -57,12 +63,15 @@ impl Dlq {
         match self {
             Self::Ls(list) => list.run(global, &client).await,
             Self::Show { id } => show(global, &client, &id).await,
+            Self::Reprocess(command) => command.run(global, &client).await,
+            Self::Discard(command) => command.run(global, &client).await,
         }
     }
 }
 
 impl List {
     async fn run(self, global: &Global, client: &Client) -> Result<(), Exit> {
+        let states = self.state.is_some();
         let optional = [
             ("route", self.route),
             ("type", self.message_type),
@@ -84,33 +93,34 @@ impl List {
         if listing.messages.is_empty() {
             return output::line("no dead letters");
         }
-        let rows = listing
-            .messages
-            .iter()
-            .map(|letter| {
-                vec![
-                    letter.id.clone(),
-                    letter.class.clone(),
-                    letter.message_type.clone().unwrap_or_default(),
-                    letter.destination.clone(),
-                    letter.attempts.to_string(),
-                    letter.last_failure.clone(),
-                    letter.reason.chars().take(120).collect(),
-                ]
-            })
-            .collect();
-        output::table(
-            &[
-                "id",
-                "class",
-                "type",
-                "from",
-                "attempts",
-                "last failure",
-                "reason",
-            ],
-            rows,
-        )?;
+        // Who asks for states sees them.
+        let head = [
+            "id",
+            "class",
+            "type",
+            "from",
+            "attempts",
+            "last failure",
+            "reason",
+            "state",
+        ];
+        let columns = head.len() - usize::from(!states);
+        let row = |letter: &Letter| {
+            let mut row = vec![
+                letter.id.clone(),
+                letter.class.clone(),
+                letter.message_type.clone().unwrap_or_default(),
+                letter.destination.clone(),
+                letter.attempts.to_string(),
+                letter.last_failure.clone(),
+                letter.reason.chars().take(120).collect(),
+                letter.state.clone(),
+            ];
+            row.truncate(columns);
+            row
+        };
+        let rows = listing.messages.iter().map(row).collect();
+        output::table(head.get(..columns).unwrap_or(&head), rows)?;
         output::line(&format!("{} of {}", listing.messages.len(), listing.count))?;
         match listing.next {
             Some(next) => output::line(&format!("more: helix dlq ls --cursor {next}")),
@@ -120,7 +130,9 @@ impl List {
 }
 
 async fn show(global: &Global, client: &Client, id: &str) -> Result<(), Exit> {
-    let letter: Letter = client.get(&format!("/v1/messaging/dlq/{id}"), &[]).await?;
+    let letter: Letter = client
+        .get(&format!("/v1/messaging/dlq/{}", segment(id)), &[])
+        .await?;
     if global.output == Format::Json {
         return output::json(&letter);
     }
@@ -159,6 +171,21 @@ async fn show(global: &Global, client: &Client, id: &str) -> Result<(), Exit> {
         for line in &attempt.log {
             field("", &format!("| {line}"))?;
         }
+    }
+    for step in &letter.trail {
+        let why = step.reason.as_deref().map(|reason| format!(": {reason}"));
+        field(
+            "trail",
+            &format!(
+                "{} {} by {}, {} → {}{}",
+                step.time,
+                step.action,
+                step.actor,
+                step.from,
+                step.to,
+                why.unwrap_or_default()
+            ),
+        )?;
     }
     if let Some(original) = &letter.original {
         for (name, value) in &original.headers {

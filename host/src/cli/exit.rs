@@ -49,13 +49,28 @@ impl Exit {
         }
     }
 
+    /// Nobody answers, or not now: whatever comes next would end the same.
+    pub fn is_unreachable(&self) -> bool {
+        self.code == 4
+    }
+
+    /// The exit code alone: what there is to say was said.
+    pub fn silent(self) -> Self {
+        Self {
+            message: String::new(),
+            ..self
+        }
+    }
+
     pub fn message(&self) -> &str {
         &self.message
     }
 
     pub fn report(&self) -> ExitCode {
-        // A closed stderr must not turn the exit code into a panic.
-        let _ = writeln!(std::io::stderr(), "{}", self.message.trim_end());
+        if !self.message.is_empty() {
+            // A closed stderr must not turn the exit code into a panic.
+            let _ = writeln!(std::io::stderr(), "{}", self.message.trim_end());
+        }
         ExitCode::from(self.code)
     }
 }

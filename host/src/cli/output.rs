@@ -20,6 +20,12 @@ pub fn line(text: &str) -> Result<(), Exit> {
         .map_err(|error| Exit::failed(format!("cannot write to stdout: {error}")))
 }
 
+/// One line for the person, on stderr.
+pub fn talk(text: &str) {
+    // A closed stderr is no reason to stop.
+    let _ = writeln!(std::io::stderr(), "{}", text.trim_end());
+}
+
 pub fn json(value: &impl Serialize) -> Result<(), Exit> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| Exit::failed(format!("cannot write JSON: {error}")))?;

@@ -6,7 +6,7 @@ use base64::Engine;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::client::Client;
+use super::client::{Client, segment};
 use super::output::{self, Format};
 use super::{Exit, Global};
 use crate::error;
@@ -102,19 +102,6 @@ impl Send {
         body.insert("headers".into(), headers.into());
         Ok(body.into())
     }
-}
-
-/// A name as one segment of a path.
-fn segment(name: &str) -> String {
-    let mut out = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
 }
 
 /// Text as it is, `-` = stdin, `@FILE` = a file.

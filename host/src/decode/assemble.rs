@@ -83,7 +83,7 @@ pub(super) fn envelope(
             .or_else(|| text("reply_to")),
         trace: trace(&headers, found.traceparent, found.tracestate),
         redelivered: raw.redelivered,
-        reprocessed: number("helix-reprocessed").unwrap_or(0),
+        reprocessed: raw.reprocessed(),
         replay: text("helix-replay"),
         headers,
     })

@@ -213,6 +213,12 @@ impl<T> Lanes<T> {
         parked.generation = self.arrivals;
     }
 
+    /// The lane lives in the store, or its head waits for a retry: what comes for it now would wait long.
+    pub fn is_held_up(&self, key: &LaneKey) -> bool {
+        let waits = |lane: &Lane<T>| matches!(lane.state, State::Waiting(_));
+        self.parked.contains_key(key) || self.lanes.get(key).is_some_and(waits)
+    }
+
     /// One message of the lane arrived in the store.
     pub fn stored(&mut self, key: &LaneKey) {
         if let Some(parked) = self.parked.get_mut(key) {

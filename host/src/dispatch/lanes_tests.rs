@@ -48,6 +48,27 @@ fn a_lane_runs_one_at_a_time_and_others_go_on() {
 }
 
 #[test]
+fn a_lane_is_held_up_by_a_retry_and_by_the_store_and_by_nothing_else() {
+    let now = Instant::now();
+    let mut lanes = Lanes::default();
+    assert!(!lanes.is_held_up(&key(0)), "nobody is there");
+    lanes.push(1, Some(&key(0))).unwrap();
+    assert!(!lanes.is_held_up(&key(0)));
+    let (item, lane) = lanes.take(1).pop().unwrap();
+    assert!(!lanes.is_held_up(&key(0)), "it runs, that does not take long");
+    lanes.hold(&lane.unwrap(), item, now);
+    assert!(lanes.is_held_up(&key(0)) && !lanes.is_held_up(&key(1)));
+    lanes.wake(now);
+    assert!(!lanes.is_held_up(&key(0)));
+    lanes.take(1);
+    lanes.park_running(&key(0));
+    assert!(lanes.is_held_up(&key(0)));
+    lanes.stored(&key(0));
+    let generation = lanes.parked_generation(&key(0)).unwrap();
+    assert!(lanes.unpark(&key(0), generation) && !lanes.is_held_up(&key(0)));
+}
+
+#[test]
 fn a_waiting_head_holds_its_own_followers_only() {
     let now = Instant::now();
     let mut lanes = Lanes::default();

@@ -33,11 +33,8 @@ pub(crate) fn of_item(
             .as_ref()
             .and_then(|t| t.trace_id())
             .map(str::to_owned),
-        state: if class == FailureClass::Expired {
-            LetterState::Expired
-        } else {
-            LetterState::Dead
-        },
+        state: LetterState::after_failure(class),
+        reprocessed: envelope.reprocessed,
     }
 }
 
@@ -47,6 +44,7 @@ pub(crate) fn of_raw(raw: RawMessage, class: FailureClass, malformed: &Malformed
         id: stable_id(&raw, raw.props.message_id.as_deref()),
         message_id: raw.props.message_id.clone(),
         message_type: raw.props.message_type.clone(),
+        reprocessed: raw.reprocessed(),
         raw,
         route: None,
         plugin: None,
@@ -58,6 +56,6 @@ pub(crate) fn of_raw(raw: RawMessage, class: FailureClass, malformed: &Malformed
         first_failure_ms: now,
         last_failure_ms: now,
         trace_id: None,
-        state: LetterState::Dead,
+        state: LetterState::after_failure(class),
     }
 }

@@ -179,6 +179,16 @@ impl Dispatcher {
         }
     }
 
+    /// Is there a route of that name?
+    pub fn has_route(&self, name: &str) -> bool {
+        self.shared.runners.load().contains_key(name)
+    }
+
+    /// Something was parked that is due.
+    pub fn parked(&self) {
+        self.shared.context.due_changed.notify_one();
+    }
+
     /// Routes whose plugin is missing or has no handler for their kind of message.
     pub fn waiting_for_plugins(&self) -> Vec<String> {
         let runners = self.shared.runners.load();

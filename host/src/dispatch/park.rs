@@ -45,7 +45,9 @@ pub(super) async fn run(
             tokio::time::sleep(planted::PAUSE).await;
         }
         let rows: Vec<Parked> = batch.iter().map(|job| job.parked.clone()).collect();
-        let written = persist(&context, "park a retry", || context.retries.park(rows.clone())).await;
+        let written = persist(&context, "park a retry", || context.retries.park(rows.clone()))
+            .await
+            .is_some();
         for job in batch.drain(..) {
             if let Some(key) = &job.lane
                 && let Some(runner) = runner.upgrade()
@@ -54,8 +56,15 @@ pub(super) async fn run(
             }
             // Durable first, then acknowledged. Given up at the drain limit: the dropped receipt brings the message back.
             let item = *job.item;
-            if written && let Duty::Delivery(receipt) = item.duty {
-                receipt.ack();
+            match item.duty {
+                Duty::Delivery(receipt) if written => receipt.ack(),
+                Duty::Delivery(_) => {}
+                // It has its row already, and waited in a lane that moved to the store: nobody runs it under this claim.
+                Duty::Parked { id, .. } => {
+                    if let Err(error) = context.retries.release(&id).await {
+                        tracing::warn!(%id, %error, "cannot let go of a parked message; it is due again when its lease ends");
+                    }
+                }
             }
             context.busy.leave(1);
         }

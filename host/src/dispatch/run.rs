@@ -334,7 +334,8 @@ impl Batch<'_> {
                 let written = settle::persist(context, "record that a retry succeeded", || {
                     context.retries.complete(&id)
                 })
-                .await;
+                .await
+                .is_some();
                 if written && let Some(key) = parked_lane {
                     self.runner.unpark_if_empty(&key).await;
                 }
@@ -348,7 +349,11 @@ impl Batch<'_> {
     fn again(&self, mut item: Box<Item>, lane: Option<LaneKey>, delay: Duration) {
         item.attempt = item.attempt.saturating_add(1);
         match (&item.duty, lane) {
-            (Duty::Parked { .. }, _) => self.reschedule(item, delay),
+            (Duty::Parked { .. }, lane) => {
+                self.reschedule(item, delay);
+                // Its lane does not wait for it: what came after a dead letter went on long ago.
+                self.free(lane.as_ref());
+            }
             (Duty::Delivery(_), None) => self.runner.park(item, delay),
             // Kafka and embedded topics: the lane waits in memory, uncommitted, and a crash redelivers it in order.
             // Queues (no position): never unacknowledged through a back-off, the broker's consumer timeout would return
@@ -417,23 +422,19 @@ impl Batch<'_> {
             tokio::time::sleep(planted::PAUSE).await;
         }
         let written = match &item.duty {
-            Duty::Delivery(_) => {
-                settle::persist(context, "write a dead letter", || {
-                    context.letters.enter(vec![letter.clone()])
-                })
-                .await
-            }
-            Duty::Parked { id, .. } => {
-                settle::persist(context, "write a dead letter", || {
-                    context.retries.bury(id, letter.clone())
-                })
-                .await
-            }
+            Duty::Delivery(_) => settle::persist(context, "write a dead letter", || {
+                context.letters.enter(vec![letter.clone()])
+            })
+            .await
+            .map(|mut ids| ids.pop()),
+            Duty::Parked { id, .. } => settle::persist(context, "write a dead letter", || {
+                context.retries.bury(id, letter.clone())
+            })
+            .await
+            .map(Some),
         };
-        if !written {
-            return;
-        }
-        settle::count_letter(context, &letter);
+        let Some(row) = written else { return };
+        settle::count_letter(context, &letter, row.as_deref().unwrap_or(&letter.id));
         let item = *item;
         match item.duty {
             Duty::Delivery(receipt) => receipt.ack(),

@@ -14,7 +14,7 @@ use prometheus::{Histogram, IntCounter};
 use tokio::sync::{Notify, mpsc};
 
 use super::context::Context;
-use super::item::Item;
+use super::item::{Duty, Item};
 use super::lanes::{LaneKey, Lanes};
 use super::park::{self, Job};
 use crate::config::valid::Route;
@@ -43,6 +43,15 @@ pub struct Runner {
     pub(super) done: IntCounter,
     pub(super) handler_duration: Histogram,
     pub(super) delivery_latency: Histogram,
+}
+
+/// Why a parked message was not taken.
+pub(super) enum Back {
+    /// The route is gone from the table; look it up again.
+    Retired(Box<Item>),
+    /// Its lane is held up: in the store, where one of it may be running, or by a retry, and it would keep others from being
+    /// scheduled while it waits here.
+    Behind(Box<Item>, LaneKey),
 }
 
 /// A long-lived task's work, for [`crate::tasks::Tasks::spawn`].
@@ -135,14 +144,23 @@ impl Runner {
         Ok(())
     }
 
-    /// From the store, which keeps the order of its lanes itself.
-    pub(super) fn push_parked(&self, item: Box<Item>) -> Result<(), Box<Item>> {
+    /// From the store, which keeps the order of its lanes itself. What has no lane there takes its turn in the one it has
+    /// here: it was a dead letter, or was parked when the route asked for no order.
+    pub(super) fn push_parked(&self, item: Box<Item>) -> Result<(), Back> {
+        let lane = match &item.duty {
+            Duty::Parked { lane: None, .. } => Item::lane(&self.route.load(), &item.envelope),
+            _ => None,
+        };
         {
             let mut lanes = self.lanes();
             if self.is_retired() {
-                return Err(item);
+                return Err(Back::Retired(item));
             }
-            lanes.push(item, None)?;
+            match lane {
+                Some(key) if lanes.is_held_up(&key) => return Err(Back::Behind(item, key)),
+                // Not parked, so it is taken.
+                lane => lanes.push(item, lane.as_ref()).map_err(Back::Retired)?,
+            }
         }
         self.wake();
         Ok(())

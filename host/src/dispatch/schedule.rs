@@ -7,7 +7,10 @@ use tokio::sync::Semaphore;
 
 use super::Shared;
 use super::item::{Duty, Item, fallback_id};
+use super::lanes::LaneKey;
+use super::runner::{Back, Runner};
 use crate::decode;
+use crate::model::clock::duration_ms;
 use crate::store::Parked;
 
 /// Due rows that may be under way at a time.
@@ -43,7 +46,11 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), String> {
                     let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
                         break;
                     };
-                    stranded.extend(place(&shared, parked, permit));
+                    match place(&shared, parked, permit) {
+                        Placed::Taken => {}
+                        Placed::Stranded(id) => stranded.push(id),
+                        Placed::Behind(row, runner, lane) => later(&runner, *row, &lane).await,
+                    }
                 }
                 if more {
                     Duration::ZERO
@@ -76,8 +83,29 @@ async fn until_next(shared: &Shared, now: u64) -> Duration {
     }
 }
 
-/// The id of the row when no route takes it.
-fn place(shared: &Shared, parked: Parked, permit: tokio::sync::OwnedSemaphorePermit) -> Option<String> {
+/// What became of a row that is due.
+enum Placed {
+    /// It runs, or stays where it is.
+    Taken,
+    /// No route takes it; its id.
+    Stranded(String),
+    /// Its lane is held up just now.
+    Behind(Box<Parked>, Arc<Runner>, LaneKey),
+}
+
+/// How long a row waits whose lane is held up.
+const BEHIND: Duration = Duration::from_secs(1);
+
+/// Not a failure: the same attempt, a little later.
+async fn later(runner: &Runner, row: Parked, lane: &LaneKey) {
+    let id = row.id.clone();
+    if let Err(error) = runner.context.retries.reschedule(row).await {
+        tracing::warn!(%id, %error, "cannot put a parked message off; it is due again when its lease ends");
+    }
+    runner.unpark_if_empty(lane).await;
+}
+
+fn place(shared: &Shared, parked: Parked, permit: tokio::sync::OwnedSemaphorePermit) -> Placed {
     let context = &shared.context;
     let Parked {
         id,
@@ -93,7 +121,7 @@ fn place(shared: &Shared, parked: Parked, permit: tokio::sync::OwnedSemaphorePer
         Ok(envelope) => envelope,
         Err(error) => {
             tracing::error!(%id, %error, "a parked message cannot be decoded any more; it stays parked. Report this as a bug");
-            return None;
+            return Placed::Taken;
         }
     };
     let mut item = Box::new(Item {
@@ -118,11 +146,16 @@ fn place(shared: &Shared, parked: Parked, permit: tokio::sync::OwnedSemaphorePer
         });
         let Some(runner) = runner else {
             tracing::warn!(%id, %route, "a parked message has no route any more; it waits. Add the route again or discard it");
-            return Some(id);
+            return Placed::Stranded(id);
         };
         match runner.push_parked(item) {
-            Ok(()) => return None,
-            Err(back) => item = back,
+            Ok(()) => return Placed::Taken,
+            Err(Back::Retired(back)) => item = back,
+            Err(Back::Behind(back, lane)) => {
+                let due = context.clock.now_ms().saturating_add(duration_ms(BEHIND));
+                let row = back.to_parked(&runner.route.load(), None, back.attempt, due);
+                return Placed::Behind(Box::new(row), runner, lane);
+            }
         }
     }
 }

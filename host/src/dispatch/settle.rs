@@ -24,11 +24,11 @@ fn waits() -> impl Iterator<Item = Duration> {
         .build()
 }
 
-/// Tries a write to the store until it succeeds. False: the drain limit came first, nothing is known to be written.
-pub(super) async fn persist<F, W>(context: &Context, what: &str, write: W) -> bool
+/// Tries a write to the store until it succeeds. None: the drain limit came first, nothing is known to be written.
+pub(super) async fn persist<F, W, T>(context: &Context, what: &str, write: W) -> Option<T>
 where
     W: Fn() -> F,
-    F: Future<Output = Result<(), crate::store::Error>>,
+    F: Future<Output = Result<T, crate::store::Error>>,
 {
     let mut waits = waits();
     let mut said = false;
@@ -36,17 +36,17 @@ where
         let error = tokio::select! {
             biased;
             result = write() => match result {
-                Ok(()) => return true,
+                Ok(written) => return Some(written),
                 Err(error) => error,
             },
-            () = context.abort.cancelled() => return false,
+            () = context.abort.cancelled() => return None,
         };
         if !said {
             said = true;
             tracing::error!(%error, "cannot {what}; the message stays unacknowledged and is tried again. Free disk space or repair the store (HX0401)");
         }
         tokio::select! {
-            () = context.abort.cancelled() => return false,
+            () = context.abort.cancelled() => return None,
             () = tokio::time::sleep(waits.next().unwrap_or_default()) => {}
         }
     }
@@ -62,9 +62,11 @@ pub(super) fn bury_all(context: Arc<Context>, refused: Vec<Refused>) {
         })
         .await;
         let n = refused.len();
+        let mut ids = written.map(Vec::into_iter);
         for (letter, receipt, permit) in refused {
-            if written {
-                count_letter(&context, &letter);
+            if let Some(ids) = &mut ids {
+                let id = ids.next();
+                count_letter(&context, &letter, id.as_deref().unwrap_or(&letter.id));
                 receipt.ack();
             }
             drop(permit);
@@ -73,7 +75,8 @@ pub(super) fn bury_all(context: Arc<Context>, refused: Vec<Refused>) {
     });
 }
 
-pub(super) fn count_letter(context: &Context, letter: &DeadLetter) {
+/// `row`: the id of its row, another one than its own when it was sent again from there.
+pub(super) fn count_letter(context: &Context, letter: &DeadLetter, row: &str) {
     let destination = &letter.raw.origin.destination;
     context
         .metrics
@@ -81,7 +84,7 @@ pub(super) fn count_letter(context: &Context, letter: &DeadLetter) {
         .with_label_values(&[&**destination, letter.class.as_str()])
         .inc();
     tracing::warn!(
-        letter = %letter.id,
+        letter = %row,
         origin = %letter.raw.origin,
         class = letter.class.as_str(),
         code = letter.code.as_deref().unwrap_or(""),

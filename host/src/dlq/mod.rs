@@ -1,3 +1,10 @@
-//! Dead letters as people see them. Their full life (reprocess, discard, sweep) comes with a later issue.
+//! Dead letters after they have died: shown, sent again, discarded.
+//!
+//! [`plan`] decides what sending one again means, [`redrive`] does it, [`sweep`] takes back what nobody finished.
 
+pub mod plan;
+pub mod redrive;
+pub mod sweep;
 pub mod view;
+
+pub use redrive::{Redrive, Refused};

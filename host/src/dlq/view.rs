@@ -4,6 +4,7 @@ use base64::Engine;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Attempt, DeadLetter};
+use crate::store::Entry;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Letter {
@@ -28,6 +29,9 @@ pub struct Letter {
     pub digest: Option<String>,
     /// How often a handler ran.
     pub attempts: usize,
+    /// How often the message that failed last had been sent again.
+    #[serde(default)]
+    pub reprocessed: u32,
     pub first_failure: String,
     pub last_failure: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,6 +42,42 @@ pub struct Letter {
     /// Only in `show`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<Attempt>,
+    /// What was done to it, oldest first. Only in `show`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trail: Vec<Step>,
+}
+
+/// One change of a letter.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Step {
+    pub time: String,
+    pub actor: String,
+    pub action: String,
+    pub from: String,
+    pub to: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl From<Entry> for Step {
+    fn from(entry: Entry) -> Self {
+        Self {
+            time: time(entry.at_ms),
+            actor: entry.note.actor,
+            action: entry.note.action.into_owned(),
+            from: entry.from.as_str().to_owned(),
+            to: entry.to.as_str().to_owned(),
+            reason: entry.note.reason,
+        }
+    }
+}
+
+/// What became of a request about one letter.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Outcome {
+    pub id: String,
+    /// The state of the letter now.
+    pub status: String,
 }
 
 /// The message as the broker had it.
@@ -78,15 +118,17 @@ impl Letter {
             plugin: letter.plugin.clone(),
             digest: letter.digest.clone(),
             attempts: letter.attempts.len(),
+            reprocessed: letter.reprocessed,
             first_failure: time(letter.first_failure_ms),
             last_failure: time(letter.last_failure_ms),
             trace_id: letter.trace_id.clone(),
             original: None,
             history: Vec::new(),
+            trail: Vec::new(),
         }
     }
 
-    pub fn whole(letter: &DeadLetter) -> Self {
+    pub fn whole(letter: &DeadLetter, trail: Vec<Entry>) -> Self {
         let raw = &letter.raw;
         let text = raw.body.as_ref().map(|body| {
             std::str::from_utf8(body)
@@ -121,6 +163,7 @@ impl Letter {
         Self {
             original: Some(original),
             history: letter.attempts.clone(),
+            trail: trail.into_iter().map(Step::from).collect(),
             ..Self::summary(letter)
         }
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use tokio_util::sync::CancellationToken;
 use tower_http::timeout::TimeoutLayer;
 
@@ -23,6 +23,7 @@ pub use problem::Problem;
 
 use crate::broker::Broker;
 use crate::dispatch::{Dispatcher, Targets};
+use crate::dlq::Redrive;
 use crate::guest::Plugins;
 use crate::model::{Clock, Ids};
 use crate::store::{DeadLetters, Retries};
@@ -34,6 +35,7 @@ pub struct Api {
     pub targets: Targets,
     pub plugins: Arc<dyn Plugins>,
     pub letters: Arc<dyn DeadLetters>,
+    pub redrive: Arc<Redrive>,
     pub retries: Arc<dyn Retries>,
     pub dispatcher: Arc<Dispatcher>,
     pub metrics: Arc<Metrics>,
@@ -60,7 +62,9 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/messaging/tasks/{queue}", post(publish::task))
         .route("/v1/messaging/events/{topic}", post(publish::event))
         .route("/v1/messaging/dlq", get(dlq::list))
-        .route("/v1/messaging/dlq/{id}", get(dlq::show))
+        .route("/v1/messaging/dlq/{id}", get(dlq::show).delete(dlq::discard))
+        .route("/v1/messaging/dlq/{id}/reprocess", post(dlq::reprocess))
+        .route("/v1/messaging/dlq/{id}/discard", delete(dlq::discard))
         .route("/v1/messaging/plugins", get(plugins::list))
         .route_layer(axum::middleware::from_fn_with_state(
             Arc::clone(&api),

@@ -15,6 +15,9 @@ pub struct Problem {
     status: u16,
     detail: String,
     code: String,
+    /// Of a conflict: the state that the thing is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'static str>,
 }
 
 impl Problem {
@@ -25,6 +28,7 @@ impl Problem {
             status: status.as_u16(),
             detail: detail.into(),
             code: code.to_string(),
+            state: None,
         }
     }
 
@@ -39,6 +43,18 @@ impl Problem {
 
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, error::HTTP_NOT_FOUND, "Not found", detail)
+    }
+
+    pub fn conflict(state: crate::model::LetterState, detail: impl Into<String>) -> Self {
+        Self {
+            state: Some(state.as_str()),
+            ..Self::new(
+                StatusCode::CONFLICT,
+                error::HTTP_CONFLICT,
+                "Its state forbids it",
+                detail,
+            )
+        }
     }
 
     pub fn too_large(detail: impl Into<String>) -> Self {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Outcome, RawMessage, UnixMs};
+use super::{Outcome, RawMessage, UnixMs, header};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
@@ -25,6 +25,24 @@ pub struct DeadLetter {
     pub last_failure_ms: UnixMs,
     pub trace_id: Option<String>,
     pub state: LetterState,
+    /// How often the message that failed had been sent again before.
+    pub reprocessed: u32,
+}
+
+impl DeadLetter {
+    /// The letter that this message was sent again from, as its header says. Anybody may write headers: believed only when
+    /// [`DeadLetter::is_again`] holds.
+    pub fn sent_from(&self) -> Option<&str> {
+        self.raw.headers.text(header::LETTER)
+    }
+
+    /// The same message from the same place. Its position is another one, and the broker may have changed its headers.
+    pub fn is_again(&self, original: &RawMessage) -> bool {
+        let (ours, theirs) = (&self.raw.origin, &original.origin);
+        (&ours.broker, ours.kind, &ours.destination) == (&theirs.broker, theirs.kind, &theirs.destination)
+            && self.raw.body == original.body
+            && self.raw.key == original.key
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,7 +102,34 @@ pub enum LetterState {
     Expired,
 }
 
+/// A letter's life: `dead → retrying → reprocessed`, `retrying → dead`, `dead → discarded`. A message that fails again
+/// brings its letter back from wherever it is ([`LetterState::after_failure`]).
 impl LetterState {
+    pub const ALL: [Self; 5] = [
+        Self::Dead,
+        Self::Retrying,
+        Self::Reprocessed,
+        Self::Discarded,
+        Self::Expired,
+    ];
+
+    /// May somebody change a letter like that?
+    pub fn may_become(self, to: Self) -> bool {
+        matches!(
+            (self, to),
+            (Self::Dead, Self::Retrying | Self::Discarded) | (Self::Retrying, Self::Reprocessed | Self::Dead)
+        )
+    }
+
+    /// The state of a letter whose message failed for good.
+    pub fn after_failure(class: FailureClass) -> Self {
+        if class == FailureClass::Expired {
+            Self::Expired
+        } else {
+            Self::Dead
+        }
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Dead => "dead",

@@ -6,6 +6,10 @@ use bytes::Bytes;
 
 /// Names that start with this belong to the host: stamped by it, dropped when a guest sets them.
 pub const HOST_PREFIX: &str = "helix-";
+/// How often the message was sent again after it was a dead letter.
+pub const REPROCESSED: &str = "helix-reprocessed";
+/// The dead letter that it was sent again from.
+pub const LETTER: &str = "helix-letter";
 
 /// Cheap to clone: clones share the list until one of them is changed.
 #[derive(Debug, Clone, Default)]

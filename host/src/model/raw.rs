@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Headers, Origin, UnixMs};
+use super::{Headers, Origin, UnixMs, header};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawMessage {
@@ -34,6 +34,12 @@ pub struct Properties {
 }
 
 impl RawMessage {
+    /// How often it was sent again after it was a dead letter; 0 when no header says so.
+    pub fn reprocessed(&self) -> u32 {
+        let said = self.headers.text(header::REPROCESSED);
+        said.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    }
+
     /// Bytes that limits count: body, key and headers.
     pub fn size(&self) -> usize {
         self.body.as_ref().map_or(0, Bytes::len)

@@ -12,6 +12,9 @@ const SECONDS: &[f64] = &[
     0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 ];
 
+/// The one value of the label `queue`: what the manual's dashboards and alerts ask for.
+pub const DLQ: &str = "helixagent.dlq";
+
 /// One row per metric: field, kind, name, meaning, labels. The struct, its constructor and docs/metrics.md come from it.
 macro_rules! metrics {
     ($($field:ident: $make:ident -> $type:ty, $name:literal, $help:literal, [$($label:literal),*];)*) => {

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use helix_host::broker::PublishError;
 use helix_host::decode::decode;
 use helix_host::model::{BrokerKind, Headers, MessageKind, Outgoing, TraceContext};
+use helix_tests::unique;
 
 use super::capabilities::Flag;
 use super::stage::{Stage, acknowledge, ids, send};
@@ -133,6 +134,56 @@ pub async fn every_byte_survives(stage: &Stage) {
         assert_eq!(delivery.raw.key, None);
     }
     acknowledge(got);
+    consumer.leave().await;
+    broker.close().await;
+}
+
+/// A task goes back to its queue byte for byte. A topic takes nothing back: others would read it twice.
+pub async fn what_is_put_back_comes_again_as_it_was(stage: &Stage) {
+    let (broker, name) = stage.ready().await;
+    let sent = Outgoing {
+        payload: Bytes::from_static(b"{\"type\":\"a\",\"data\":{}}"),
+        content_type: Some("application/x-thing".into()),
+        priority: Some(7),
+        key: Some(Bytes::from_static(BYTES)),
+        time_ms: 1_700_000_000_000,
+        deadline_ms: Some(4_000_000_000_456),
+        correlation_id: Some("correlated-1".into()),
+        reply_to: Some("answers".into()),
+        headers: [("a", BYTES), ("helix-stamp", b"of the host")]
+            .into_iter()
+            .map(|(name, value)| (name, value.to_vec()))
+            .collect(),
+        ..stage.message(&name, "the id")
+    };
+    send(&*broker, vec![sent]).await;
+    let mut consumer = stage.consumer(&*broker, &name, 1).await;
+    let first = consumer.take(1).await;
+    let raw = first[0].raw.clone();
+    acknowledge(first);
+    let answer = broker.publisher().put_back(raw.clone()).await;
+    if stage.kind == MessageKind::Event {
+        assert!(matches!(answer, Err(PublishError::Invalid(_))), "{answer:?}");
+        consumer
+            .assert_silent("an event was put into its topic again")
+            .await;
+    } else {
+        answer.unwrap();
+        let again = consumer.take(1).await;
+        let mut expected = raw.clone();
+        // Another place, and on some brokers another time.
+        expected.origin.offset = again[0].raw.origin.offset;
+        expected.timestamp_ms = again[0].raw.timestamp_ms;
+        assert_eq!(again[0].raw, expected);
+        acknowledge(again);
+        let mut lost = raw;
+        lost.origin.destination = unique("nowhere").into();
+        let answer = broker.publisher().put_back(lost).await;
+        assert!(
+            matches!(answer, Err(PublishError::UnknownTarget(_))),
+            "{answer:?}"
+        );
+    }
     consumer.leave().await;
     broker.close().await;
 }

@@ -77,6 +77,7 @@ contract! {
     carry::every_field_survives []
     carry::headers_survive []
     carry::every_byte_survives []
+    carry::what_is_put_back_comes_again_as_it_was []
     carry::a_tombstone_is_not_an_empty_value [Tombstones]
     publish::an_unknown_target_stores_nothing []
     publish::too_large_is_refused_and_the_next_one_passes []

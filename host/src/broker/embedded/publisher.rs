@@ -13,7 +13,7 @@ use super::{Core, partitioner};
 use crate::broker::{Confirmed, PublishError, Publisher};
 use crate::encode;
 use crate::model::clock::duration_ms;
-use crate::model::{MessageKind, Outgoing, UnixMs};
+use crate::model::{MessageKind, Outgoing, RawMessage, UnixMs};
 
 /// The largest message: a row has to fit into memory several times over.
 pub const MESSAGE_LIMIT: u64 = 64 << 20;
@@ -53,23 +53,49 @@ impl Publisher for EmbeddedPublisher {
         }
         self.send(&mut entries, &mut places, &mut bytes, &mut results, &mut sent)
             .await;
-        let deadline = tokio::time::Instant::now() + DEADLINE;
-        for (places, answer) in sent {
-            let confirms = match tokio::time::timeout_at(deadline, answer).await {
-                Ok(Ok(confirms)) => confirms,
-                Ok(Err(_)) => Err(PublishError::Unknown("the embedded broker has stopped".into())),
-                Err(_) => Err(PublishError::Unknown(format!(
-                    "the disk did not answer within {DEADLINE:?}"
-                ))),
-            };
-            fill(&mut results, &places, confirms);
-        }
-        let missing = || Err(PublishError::Unknown("no answer for this message".into()));
-        results
-            .into_iter()
-            .map(|slot| slot.unwrap_or_else(missing))
-            .collect()
+        confirms(results, sent).await
     }
+
+    async fn put_back(&self, message: RawMessage) -> Result<Confirmed, PublishError> {
+        let entry = self.0.again(message, self.0.clock.now_ms())?;
+        let (mut results, mut sent) = (vec![None], Vec::new());
+        let mut bytes = entry.stored.size();
+        self.send(
+            &mut vec![entry],
+            &mut vec![0],
+            &mut bytes,
+            &mut results,
+            &mut sent,
+        )
+        .await;
+        confirms(results, sent).await.pop().unwrap_or_else(missing)
+    }
+}
+
+/// Waits for what was sent; one result each, in the order of `results`.
+async fn confirms(
+    mut results: Vec<Slot>,
+    sent: Vec<(Vec<usize>, oneshot::Receiver<Confirms>)>,
+) -> Vec<Result<Confirmed, PublishError>> {
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    for (places, answer) in sent {
+        let confirms = match tokio::time::timeout_at(deadline, answer).await {
+            Ok(Ok(confirms)) => confirms,
+            Ok(Err(_)) => Err(PublishError::Unknown("the embedded broker has stopped".into())),
+            Err(_) => Err(PublishError::Unknown(format!(
+                "the disk did not answer within {DEADLINE:?}"
+            ))),
+        };
+        fill(&mut results, &places, confirms);
+    }
+    results
+        .into_iter()
+        .map(|slot| slot.unwrap_or_else(missing))
+        .collect()
+}
+
+fn missing() -> Result<Confirmed, PublishError> {
+    Err(PublishError::Unknown("no answer for this message".into()))
 }
 
 impl EmbeddedPublisher {
@@ -182,6 +208,37 @@ impl Core {
             target,
             priority,
             not_before,
+            stored,
+        })
+    }
+
+    /// The row of a task that was here before.
+    fn again(&self, message: RawMessage, now: UnixMs) -> Result<Entry, PublishError> {
+        let name = &message.origin.destination;
+        if message.origin.kind == MessageKind::Event {
+            return Err(PublishError::Invalid(format!(
+                "`{name}` is a topic; others read it too"
+            )));
+        }
+        let queue = self
+            .queue(name)
+            .ok_or_else(|| PublishError::UnknownTarget(name.to_string()))?;
+        let lapse = queue.ttl.map(|ttl| now.saturating_add(duration_ms(ttl)));
+        let priority = message.props.priority.unwrap_or(0).min(queue.max_priority);
+        let stored = Stored {
+            hdr: row::pack(&message.props, &message.headers),
+            id: message.props.message_id.unwrap_or_default(),
+            key: message.key,
+            body: message.body,
+            expires_ms: [message.props.expires_ms, lapse].into_iter().flatten().min(),
+        };
+        if u64::try_from(stored.size()).unwrap_or(u64::MAX) > MESSAGE_LIMIT {
+            return Err(PublishError::TooLarge { limit: MESSAGE_LIMIT });
+        }
+        Ok(Entry {
+            target: Target::Queue(queue),
+            priority,
+            not_before: None,
             stored,
         })
     }

@@ -17,8 +17,8 @@ use super::convert;
 use super::lane::{Item, Lane, Outcome};
 use crate::broker::{Confirmed, PublishError, Publisher};
 use crate::config::valid::Formats;
-use crate::encode;
-use crate::model::{Clock, MessageKind, Outgoing, SystemClock};
+use crate::encode::{self, Wire};
+use crate::model::{Clock, MessageKind, Outgoing, RawMessage, SystemClock, UnixMs};
 
 const LANES: usize = 8;
 /// Calls of `publish` that may wait for a lane.
@@ -89,17 +89,25 @@ impl QueuePublisher {
             ));
         }
         let wire = encode::encode(message, self.formats.of(&message.destination));
-        let Some(body) = wire.body.clone() else {
+        self.item(&message.destination, wire, message.time_ms, deadline)
+    }
+
+    fn item(
+        &self,
+        queue: &str,
+        mut wire: Wire,
+        time_ms: UnixMs,
+        deadline: Instant,
+    ) -> Result<Item, PublishError> {
+        let Some(body) = wire.body.take() else {
             return Err(PublishError::Invalid("RabbitMQ has no tombstones".to_owned()));
         };
         let limit = self.max_size.load(Ordering::Relaxed);
         if u64::try_from(body.len()).is_ok_and(|size| size > limit) {
             return Err(PublishError::TooLarge { limit });
         }
-        let properties =
-            convert::properties(&wire, message.time_ms, HEADER_LIMIT).map_err(PublishError::Invalid)?;
-        let queue =
-            convert::short("the queue's name", &message.destination).map_err(PublishError::Invalid)?;
+        let properties = convert::properties(&wire, time_ms, HEADER_LIMIT).map_err(PublishError::Invalid)?;
+        let queue = convert::short("the queue's name", queue).map_err(PublishError::Invalid)?;
         Ok(Item::new(queue, body, properties, deadline))
     }
 }
@@ -129,9 +137,34 @@ impl Publisher for QueuePublisher {
             .map(|result| result.or_else(|| answers.next()).unwrap_or_else(missing))
             .collect()
     }
+
+    async fn put_back(&self, message: RawMessage) -> Result<Confirmed, PublishError> {
+        self.again(message).await
+    }
 }
 
 impl QueuePublisher {
+    async fn again(&self, message: RawMessage) -> Result<Confirmed, PublishError> {
+        if message.origin.kind == MessageKind::Event {
+            return Err(PublishError::Invalid("RabbitMQ holds queues only".to_owned()));
+        }
+        self.start();
+        let deadline = Instant::now() + self.timeout;
+        let time_ms = message.timestamp_ms.unwrap_or_else(|| SystemClock.now_ms());
+        let wire = Wire {
+            body: message.body,
+            key: message.key,
+            headers: message.headers,
+            props: message.props,
+        };
+        let item = self.item(&message.origin.destination, wire, time_ms, deadline)?;
+        let missing = || Err(PublishError::Unknown("the publisher was stopped".to_owned()));
+        self.send(vec![item], deadline)
+            .await
+            .pop()
+            .unwrap_or_else(missing)
+    }
+
     async fn send(&self, items: Vec<Item>, deadline: Instant) -> Vec<Outcome> {
         let count = items.len();
         if count == 0 {

@@ -6,53 +6,19 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::QueryBuilder;
-use sqlx::sqlite::{Sqlite, SqliteConnection, SqliteRow};
+use sqlx::sqlite::{Sqlite, SqliteRow};
 
 use super::failure::{column, corrupt, failed};
-use super::op::Op;
-use super::{Error, SqliteStore, codec, int, uint};
+use super::op::{Done, Op};
+use super::{Error, SqliteStore, codec, int, trail, uint};
 use crate::model::{DeadLetter, FailureClass, LetterState};
-use crate::store::{DeadLetters, LetterFilter, LetterPage, Page};
+use crate::store::{Change, Changed, DeadLetters, Entry, LetterFilter, LetterPage, Note, Page};
 
 /// Letters in a page whose caller did not say.
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
 
-pub(super) async fn upsert(on: &mut SqliteConnection, letter: &DeadLetter) -> Result<(), Error> {
-    let attempts = serde_json::to_string(&letter.attempts).map_err(|e| Error::Storage(e.to_string()))?;
-    sqlx::query(
-        "INSERT INTO dead_letters (id, destination, message_id, message_type, route, plugin, digest, class, reason, code,
-                                   attempts, first_failure_ms, last_failure_ms, trace_id, state, message)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
-         ON CONFLICT (id) DO UPDATE SET
-             route = excluded.route, plugin = excluded.plugin, digest = excluded.digest, class = excluded.class,
-             reason = excluded.reason, code = excluded.code, attempts = excluded.attempts, state = excluded.state,
-             first_failure_ms = MIN(first_failure_ms, excluded.first_failure_ms),
-             last_failure_ms = MAX(last_failure_ms, excluded.last_failure_ms)",
-    )
-    .bind(&letter.id)
-    .bind(&*letter.raw.origin.destination)
-    .bind(&letter.message_id)
-    .bind(&letter.message_type)
-    .bind(&letter.route)
-    .bind(&letter.plugin)
-    .bind(&letter.digest)
-    .bind(letter.class.as_str())
-    .bind(&letter.reason)
-    .bind(&letter.code)
-    .bind(attempts)
-    .bind(int(letter.first_failure_ms))
-    .bind(int(letter.last_failure_ms))
-    .bind(&letter.trace_id)
-    .bind(letter.state.as_str())
-    .bind(codec::write(&letter.raw))
-    .execute(on)
-    .await
-    .map_err(failed)?;
-    Ok(())
-}
-
-fn letter(row: &SqliteRow) -> Result<DeadLetter, Error> {
+pub(super) fn letter(row: &SqliteRow) -> Result<DeadLetter, Error> {
     let id: String = column(row, "id")?;
     Ok(DeadLetter {
         raw: codec::read(column(row, "message")?).ok_or_else(|| corrupt("the message", &id))?,
@@ -69,12 +35,13 @@ fn letter(row: &SqliteRow) -> Result<DeadLetter, Error> {
         last_failure_ms: uint(column(row, "last_failure_ms")?),
         trace_id: column(row, "trace_id")?,
         state: word(column(row, "state")?).ok_or_else(|| corrupt("the state", &id))?,
+        reprocessed: column(row, "reprocessed")?,
         id,
     })
 }
 
 /// The value of an enum whose variants are plain words; `as_str` writes what serde reads.
-fn word<T: DeserializeOwned + Serialize>(text: &str) -> Option<T> {
+pub(super) fn word<T: DeserializeOwned + Serialize>(text: &str) -> Option<T> {
     serde_json::from_value(serde_json::Value::String(text.to_owned())).ok()
 }
 
@@ -94,6 +61,9 @@ fn matching(query: &mut QueryBuilder<Sqlite>, filter: &LetterFilter) {
                 .push(" = ")
                 .push_bind(wanted.to_owned());
         }
+    }
+    if filter.open {
+        query.push(" AND state NOT IN ('reprocessed', 'discarded')");
     }
     if let Some(text) = filter.text.as_deref().filter(|text| !text.is_empty()) {
         let pattern = format!(
@@ -127,8 +97,8 @@ fn place(cursor: &str) -> Option<(i64, String)> {
 /// A page without a limit has 100 letters; more than 1000 is 1000. `offset` counts from the cursor on.
 #[async_trait]
 impl DeadLetters for SqliteStore {
-    async fn enter(&self, letters: Vec<DeadLetter>) -> Result<(), Error> {
-        self.change(Op::Enter(letters)).await.map(drop)
+    async fn enter(&self, letters: Vec<DeadLetter>) -> Result<Vec<String>, Error> {
+        self.write(Op::Enter(letters)).await.map(Done::entered)
     }
 
     async fn list(&self, filter: &LetterFilter, page: &Page) -> Result<LetterPage, Error> {
@@ -198,5 +168,32 @@ impl DeadLetters for SqliteStore {
             .into_iter()
             .map(|(destination, letters)| (destination, uint(letters)))
             .collect())
+    }
+
+    async fn change(&self, id: &str, change: Change, note: Note) -> Result<Changed, Error> {
+        match self.write(Op::Change(id.to_owned(), change, note)).await? {
+            Done::Changed(changed) => Ok(changed),
+            _ => Ok(Changed::Unknown),
+        }
+    }
+
+    async fn lapse(&self) -> Result<u64, Error> {
+        let now = self.inner.clock.now_ms();
+        // Asked often, and nearly always for nothing: only what is there costs a transaction.
+        let any: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM dead_letters WHERE state = 'retrying' AND lease_until_ms <= ?1)",
+        )
+        .bind(int(now))
+        .fetch_one(self.readers())
+        .await
+        .map_err(failed)?;
+        if !any {
+            return Ok(0);
+        }
+        self.write(Op::Lapse(Some(now))).await.map(Done::count)
+    }
+
+    async fn trail(&self, id: &str) -> Result<Vec<Entry>, Error> {
+        trail::of(self.readers(), id).await
     }
 }

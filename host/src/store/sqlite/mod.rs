@@ -3,7 +3,9 @@
 //! All changes go through one [`writer`], which commits everything that waits in one transaction; reads have a small pool of
 //! their own (WAL: they never wait for the writer). One process at a time owns the file.
 
+mod change;
 mod codec;
+mod enter;
 mod failure;
 mod letters;
 mod op;
@@ -11,6 +13,7 @@ mod retries;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod trail;
 mod writer;
 
 use std::path::Path;
@@ -99,7 +102,12 @@ impl SqliteStore {
             .map_err(|e| cannot(e.to_string()))?;
         let (writer, requests) = mpsc::channel(QUEUE);
         let commits = Arc::new(AtomicU64::new(0));
-        tokio::spawn(writer::run(connection, requests, Arc::clone(&commits)));
+        tokio::spawn(writer::run(
+            connection,
+            requests,
+            Arc::clone(&commits),
+            Arc::clone(&clock),
+        ));
         Ok(Self {
             inner: Arc::new(Inner {
                 writer,
@@ -121,12 +129,11 @@ impl SqliteStore {
     }
 
     /// Voids all leases and tells how many there were. Right after opening, when no other process can hold one: what an
-    /// earlier run of this host had claimed is due again at once instead of after its lease.
+    /// earlier run of this host had claimed is due again at once, and letters it was sending are dead again at once, instead
+    /// of after their lease.
     pub async fn reclaim(&self) -> Result<u64, Error> {
-        match self.change(Op::Reclaim).await? {
-            Done::Count(rows) => Ok(rows),
-            Done::Nothing | Done::Claimed(_) => Ok(0),
-        }
+        let rows = self.write(Op::Reclaim).await?.count();
+        Ok(rows + self.write(Op::Lapse(None)).await?.count())
     }
 
     /// Transactions committed since opening.
@@ -135,7 +142,7 @@ impl SqliteStore {
     }
 
     /// Waits until the change is on disk.
-    async fn change(&self, op: Op) -> Result<Done, Error> {
+    async fn write(&self, op: Op) -> Result<Done, Error> {
         let closed = || Error::Storage("the store is closed".to_owned());
         let (reply, done) = oneshot::channel();
         self.inner

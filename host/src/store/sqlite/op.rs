@@ -2,9 +2,9 @@
 
 use sqlx::sqlite::SqliteConnection;
 
-use super::{Error, letters, retries};
+use super::{Error, change, enter, retries};
 use crate::model::{DeadLetter, UnixMs};
-use crate::store::Parked;
+use crate::store::{Change, Changed, Note, Parked};
 
 pub(super) enum Op {
     Park(Vec<Parked>),
@@ -19,6 +19,9 @@ pub(super) enum Op {
     Release(String),
     Reclaim,
     Enter(Vec<DeadLetter>),
+    Change(String, Change, Note),
+    /// Letters whose lease ran out; all that have one when there is no time.
+    Lapse(Option<UnixMs>),
 }
 
 #[derive(Debug)]
@@ -26,11 +29,29 @@ pub(super) enum Done {
     Nothing,
     Claimed(Vec<Parked>),
     Count(u64),
+    Entered(Vec<String>),
+    Changed(Changed),
+}
+
+impl Done {
+    pub(super) fn count(self) -> u64 {
+        match self {
+            Self::Count(rows) => rows,
+            _ => 0,
+        }
+    }
+
+    pub(super) fn entered(self) -> Vec<String> {
+        match self {
+            Self::Entered(ids) => ids,
+            _ => Vec::new(),
+        }
+    }
 }
 
 impl Op {
-    /// Inside a transaction. May run again after that was rolled back, so it takes nothing out of itself.
-    pub(super) async fn apply(&self, on: &mut SqliteConnection) -> Result<Done, Error> {
+    /// Inside a transaction that is made at `now`. May run again after that was rolled back, so it takes nothing out of itself.
+    pub(super) async fn apply(&self, on: &mut SqliteConnection, now: UnixMs) -> Result<Done, Error> {
         match self {
             Self::Park(rows) => {
                 for row in rows {
@@ -49,16 +70,23 @@ impl Op {
             Self::Complete(id) => retries::remove(on, id).await?,
             Self::Reschedule(row) => retries::update(on, row).await?,
             Self::Bury(id, letter) => {
-                letters::upsert(on, letter).await?;
+                let entered = enter::enter(on, letter, now).await?;
                 retries::remove(on, id).await?;
+                return Ok(Done::Entered(vec![entered]));
             }
             Self::Release(id) => retries::release(on, id).await?,
             Self::Reclaim => return retries::release_all(on).await.map(Done::Count),
             Self::Enter(letters) => {
+                let mut ids = Vec::with_capacity(letters.len());
                 for letter in letters {
-                    letters::upsert(on, letter).await?;
+                    ids.push(enter::enter(on, letter, now).await?);
                 }
+                return Ok(Done::Entered(ids));
             }
+            Self::Change(id, change, note) => {
+                return change::change(on, id, change, note, now).await.map(Done::Changed);
+            }
+            Self::Lapse(until) => return change::lapse(on, *until, now).await.map(Done::Count),
         }
         Ok(Done::Nothing)
     }

@@ -145,13 +145,13 @@ pub(super) async fn release_all(on: &mut SqliteConnection) -> Result<u64, Error>
 #[async_trait]
 impl Retries for SqliteStore {
     async fn park(&self, parked: Vec<Parked>) -> Result<(), Error> {
-        self.change(Op::Park(parked)).await.map(drop)
+        self.write(Op::Park(parked)).await.map(drop)
     }
 
     async fn claim_due(&self, now: UnixMs, lease: Duration, limit: usize) -> Result<Vec<Parked>, Error> {
         let lease_until = self.inner.clock.now_ms().saturating_add(duration_ms(lease));
         match self
-            .change(Op::Claim {
+            .write(Op::Claim {
                 now,
                 lease_until,
                 limit,
@@ -159,26 +159,28 @@ impl Retries for SqliteStore {
             .await?
         {
             Done::Claimed(rows) => Ok(rows),
-            Done::Nothing | Done::Count(_) => Ok(Vec::new()),
+            _ => Ok(Vec::new()),
         }
     }
 
     async fn complete(&self, id: &str) -> Result<(), Error> {
-        self.change(Op::Complete(id.to_owned())).await.map(drop)
+        self.write(Op::Complete(id.to_owned())).await.map(drop)
     }
 
     async fn reschedule(&self, parked: Parked) -> Result<(), Error> {
-        self.change(Op::Reschedule(Box::new(parked))).await.map(drop)
+        self.write(Op::Reschedule(Box::new(parked))).await.map(drop)
     }
 
-    async fn bury(&self, parked_id: &str, letter: DeadLetter) -> Result<(), Error> {
-        self.change(Op::Bury(parked_id.to_owned(), Box::new(letter)))
-            .await
-            .map(drop)
+    async fn bury(&self, parked_id: &str, letter: DeadLetter) -> Result<String, Error> {
+        let own = letter.id.clone();
+        let done = self
+            .write(Op::Bury(parked_id.to_owned(), Box::new(letter)))
+            .await?;
+        Ok(done.entered().pop().unwrap_or(own))
     }
 
     async fn release(&self, id: &str) -> Result<(), Error> {
-        self.change(Op::Release(id.to_owned())).await.map(drop)
+        self.write(Op::Release(id.to_owned())).await.map(drop)
     }
 
     async fn lanes(&self) -> Result<Vec<(String, Vec<u8>)>, Error> {

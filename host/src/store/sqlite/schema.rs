@@ -3,7 +3,10 @@
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Connection, Row};
 
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_init.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_init.sql"),
+    include_str!("migrations/0002_letter_trail.sql"),
+];
 
 /// The error is the reason why the file cannot be opened.
 pub(super) async fn migrate(connection: &mut SqliteConnection) -> Result<(), String> {

@@ -8,6 +8,8 @@
     reason = "tests"
 )]
 
+mod letters;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -113,6 +115,7 @@ fn letter(id: &str, last_failure_ms: UnixMs) -> DeadLetter {
         last_failure_ms,
         trace_id: None,
         state: LetterState::Dead,
+        reprocessed: 0,
     }
 }
 

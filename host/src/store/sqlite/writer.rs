@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::failed;
 use super::op::{Done, Op};
+use crate::model::{Clock, UnixMs};
 use crate::store::Error;
 
 /// Changes in one transaction, so that the first of them does not wait for ever for its commit.
@@ -26,6 +27,7 @@ pub(super) async fn run(
     mut connection: SqliteConnection,
     mut requests: mpsc::Receiver<Request>,
     commits: Arc<AtomicU64>,
+    clock: Arc<dyn Clock>,
 ) {
     let mut waiting = Vec::with_capacity(BATCH);
     let mut closers = Vec::new();
@@ -40,7 +42,7 @@ pub(super) async fn run(
                 }
             }
         }
-        commit(&mut connection, batch, &commits).await;
+        commit(&mut connection, batch, &commits, clock.now_ms()).await;
     }
     if let Err(error) = connection.close().await {
         tracing::warn!(%error, "closing the store failed; nothing is lost, the next start recovers its log");
@@ -51,12 +53,17 @@ pub(super) async fn run(
     }
 }
 
-async fn commit(connection: &mut SqliteConnection, batch: Vec<(Op, Reply)>, commits: &AtomicU64) {
+async fn commit(
+    connection: &mut SqliteConnection,
+    batch: Vec<(Op, Reply)>,
+    commits: &AtomicU64,
+    now: UnixMs,
+) {
     if batch.is_empty() {
         return;
     }
     let (ops, replies): (Vec<Op>, Vec<Reply>) = batch.into_iter().unzip();
-    let results = match together(connection, &ops).await {
+    let results = match together(connection, &ops, now).await {
         Ok(done) => {
             commits.fetch_add(1, Ordering::Relaxed);
             done.into_iter().map(Ok).collect()
@@ -66,7 +73,7 @@ async fn commit(connection: &mut SqliteConnection, batch: Vec<(Op, Reply)>, comm
         Err(_) if ops.len() > 1 => {
             let mut results = Vec::with_capacity(ops.len());
             for op in &ops {
-                let result = together(connection, std::slice::from_ref(op)).await;
+                let result = together(connection, std::slice::from_ref(op), now).await;
                 commits.fetch_add(u64::from(result.is_ok()), Ordering::Relaxed);
                 results.push(result.map(|done| done.into_iter().next().unwrap_or(Done::Nothing)));
             }
@@ -79,6 +86,7 @@ async fn commit(connection: &mut SqliteConnection, batch: Vec<(Op, Reply)>, comm
             unclaim(
                 connection,
                 rows.into_iter().map(|row| Op::Release(row.id)).collect(),
+                now,
             )
             .await;
         }
@@ -86,17 +94,17 @@ async fn commit(connection: &mut SqliteConnection, batch: Vec<(Op, Reply)>, comm
 }
 
 /// The caller went away before it got its rows: nobody will run them under this lease.
-async fn unclaim(connection: &mut SqliteConnection, releases: Vec<Op>) {
-    if let Err(error) = together(connection, &releases).await {
+async fn unclaim(connection: &mut SqliteConnection, releases: Vec<Op>, now: UnixMs) {
+    if let Err(error) = together(connection, &releases, now).await {
         tracing::warn!(%error, rows = releases.len(), "claimed retries nobody waits for stay leased until that runs out");
     }
 }
 
 /// All or nothing. BEGIN and COMMIT are statements of our own: SQLite may roll back by itself (disk full, I/O error), after
 /// which sqlx's count of open transactions never gets right again.
-async fn together(connection: &mut SqliteConnection, ops: &[Op]) -> Result<Vec<Done>, Error> {
+async fn together(connection: &mut SqliteConnection, ops: &[Op], now: UnixMs) -> Result<Vec<Done>, Error> {
     begin(connection).await?;
-    let result = match apply(connection, ops).await {
+    let result = match apply(connection, ops, now).await {
         Ok(done) => execute(connection, "COMMIT").await.map(|()| done),
         Err(error) => Err(error),
     };
@@ -117,10 +125,10 @@ async fn begin(connection: &mut SqliteConnection) -> Result<(), Error> {
     execute(connection, "BEGIN IMMEDIATE").await
 }
 
-async fn apply(connection: &mut SqliteConnection, ops: &[Op]) -> Result<Vec<Done>, Error> {
+async fn apply(connection: &mut SqliteConnection, ops: &[Op], now: UnixMs) -> Result<Vec<Done>, Error> {
     let mut done = Vec::with_capacity(ops.len());
     for op in ops {
-        done.push(op.apply(connection).await?);
+        done.push(op.apply(connection, now).await?);
     }
     Ok(done)
 }

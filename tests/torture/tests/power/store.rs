@@ -70,6 +70,7 @@ fn letter(id: &str, size: usize) -> DeadLetter {
         last_failure_ms: 6,
         trace_id: None,
         state: LetterState::Dead,
+        reprocessed: 0,
     }
 }
 
@@ -105,7 +106,7 @@ async fn work(store: SqliteStore, answers: Answers, mut rng: fastrand::Rng) {
                 note(&id, None);
                 let buried = letter(&id, size);
                 (
-                    store.bury(&id, buried.clone()).await,
+                    store.bury(&id, buried.clone()).await.map(drop),
                     Row::Letter(Box::new(buried)),
                 )
             }

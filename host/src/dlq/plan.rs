@@ -1,0 +1,93 @@
+//! What sending a letter again means. Pure.
+//!
+//! A task has one consumer, its queue: it goes to the end of that, byte for byte, under headers that say which letter it was
+//! and how often it was sent again. An event was read by others as well, so its topic never sees it twice: it goes to the
+//! route that failed on this host, as a parked message that is due.
+
+use crate::decode;
+use crate::model::{DeadLetter, MessageKind, RawMessage, UnixMs, header};
+use crate::store::Parked;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    Queue(Box<RawMessage>),
+    Route(Box<Parked>),
+}
+
+/// Why a letter cannot be sent again as it is, and what to do instead.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error(
+        "no route has handled this event (it is {class}), and its topic is read by others, so there is nowhere to send it \
+         again; publish a repaired message with `helix send --topic {topic}`, then discard this one"
+    )]
+    NoRoute { class: &'static str, topic: String },
+    #[error(
+        "its route `{0}` is not configured any more; add the route again, or discard the letter with a reason"
+    )]
+    RouteGone(String),
+    #[error(
+        "its deadline passed {late_ms} ms ago: it would expire without being run; discard it with a reason, or publish it anew"
+    )]
+    TooLate { late_ms: u64 },
+}
+
+/// Set by the broker at each delivery.
+const BROKERS_OWN: &str = "x-delivery-count";
+
+/// # Errors
+/// There is nowhere to send it, or no sense in it.
+pub fn plan(letter: &DeadLetter, has_route: impl Fn(&str) -> bool, now: UnixMs) -> Result<Plan, Refusal> {
+    let mut raw = letter.raw.clone();
+    // The time to live of a queue is in here as well, and begins anew with the message; a deadline of its own stands in its
+    // headers or its body.
+    raw.props.expires_ms = raw.props.expires_ms.filter(|at| *at > now);
+    // What cannot be decoded has no deadline.
+    let deadline = decode::decode(&raw, "", now).ok().and_then(|e| e.deadline_ms);
+    if let Some(deadline) = deadline.filter(|at| *at <= now) {
+        return Err(Refusal::TooLate {
+            late_ms: now.saturating_sub(deadline),
+        });
+    }
+    set(
+        &mut raw,
+        header::REPROCESSED,
+        letter.reprocessed.saturating_add(1).to_string(),
+    );
+    match raw.origin.kind {
+        MessageKind::Task => {
+            set(&mut raw, header::LETTER, letter.id.clone());
+            raw.headers.remove(BROKERS_OWN);
+            Ok(Plan::Queue(Box::new(raw)))
+        }
+        MessageKind::Event => {
+            let route = letter.route.clone().ok_or_else(|| Refusal::NoRoute {
+                class: letter.class.as_str(),
+                topic: raw.origin.destination.to_string(),
+            })?;
+            if !has_route(&route) {
+                return Err(Refusal::RouteGone(route));
+            }
+            Ok(Plan::Route(Box::new(Parked {
+                // The letter's own: failing again it comes back to its row.
+                id: letter.id.clone(),
+                route,
+                raw,
+                attempt: 1,
+                due_ms: now,
+                // Behind nothing: what came after it went on long ago. The route gives it a turn in its lane.
+                lane: None,
+                history: Vec::new(),
+                first_failure_ms: letter.first_failure_ms,
+            })))
+        }
+    }
+}
+
+fn set(raw: &mut RawMessage, name: &'static str, value: String) {
+    raw.headers.remove(name);
+    raw.headers.push(name, value);
+}
+
+#[cfg(test)]
+mod tests;
