@@ -9,9 +9,9 @@ use crate::message::{Fate, Id, Stream};
 #[derive(Default)]
 struct Key {
     open: BTreeSet<u64>,
-    /// Failed, or came while such a one was open: it may have been moved to the store of the host (named), and what follows
-    /// goes there as well until nothing of the key is left in it.
-    stored: BTreeMap<u64, String>,
+    /// Failed, or came while such a one was open: it may have been moved to the store of the host, and what follows goes there
+    /// as well until nothing of the key is left in it. With all hosts that failed in between: whose store it is nobody saw.
+    stored: BTreeMap<u64, BTreeSet<String>>,
     /// All that ever were: one of them that runs again after a crash was still there.
     were: BTreeSet<u64>,
     /// The host that failed last.
@@ -27,7 +27,9 @@ impl Key {
     fn sent(&mut self, sequence: u64, t: u64) {
         self.open.insert(sequence);
         if self.in_store(t) {
-            self.stored.insert(sequence, self.keeper.clone());
+            let mut keepers: BTreeSet<String> = self.stored.values().flatten().cloned().collect();
+            keepers.insert(self.keeper.clone());
+            self.stored.insert(sequence, keepers);
             self.were.insert(sequence);
         }
     }
@@ -48,15 +50,16 @@ impl Key {
     /// Order across hosts is not promised once a lane is in the store of one of them, which the others do not see
     /// (docs/guarantees.md).
     fn kept_elsewhere(&self, first: u64, stream: Stream, instance: &str) -> bool {
-        stream == Stream::KafkaEvents && self.stored.get(&first).is_some_and(|keeper| keeper != instance)
+        let keepers = self.stored.get(&first);
+        stream == Stream::KafkaEvents
+            && keepers.is_some_and(|all| all.iter().any(|keeper| keeper != instance))
     }
 
-    /// On a host, as far as it is known. What another one has stored stays there.
+    /// On a host, as far as it is known.
     fn failed(&mut self, sequence: u64, instance: &str) {
         instance.clone_into(&mut self.keeper);
-        self.stored.insert(sequence, self.keeper.clone());
-        for open in &self.open {
-            self.stored.entry(*open).or_insert_with(|| self.keeper.clone());
+        for open in self.open.iter().chain([&sequence]) {
+            self.stored.entry(*open).or_default().insert(self.keeper.clone());
         }
         self.were.extend(self.stored.keys());
     }

@@ -301,6 +301,32 @@ fn a_retry_on_one_host_does_not_make_it_the_keeper_of_what_another_has() {
 }
 
 #[test]
+fn what_came_while_one_host_kept_the_key_may_be_kept_by_the_next_one() {
+    let before = find(Stream::KafkaEvents, Fate::RetryOnce, 0);
+    let head = find(Stream::KafkaEvents, Fate::RetryOnce, before.sequence + 1);
+    let follower = find(Stream::KafkaEvents, Fate::Done, head.sequence + 1);
+    let last = find(Stream::KafkaEvents, Fate::Done, follower.sequence + 1);
+    let breaks = |keeper: &str| {
+        Story::new()
+            .sent(1, before)
+            .ran_on("b", 2, before, 1, Said::Retry)
+            // Behind what b may have in its store; then a takes over, has it fail, and stores what follows.
+            .sent(3, head)
+            .sent(3, follower)
+            .sent(3, last)
+            .ran_on("b", 4, before, 2, Said::Done)
+            .ran_on(keeper, 5, head, 1, Said::Retry)
+            .ran_on(keeper, 6, head, 2, Said::Done)
+            .ran_on("b", 7, last, 1, Said::Done)
+            .ran_on(keeper, 8, follower, 1, Said::Done)
+            .report()
+            .order_breaks
+            .len()
+    };
+    assert_eq!((breaks("a"), breaks("b")), (0, 1));
+}
+
+#[test]
 fn a_last_attempt_that_nobody_heard_of_needs_a_stall() {
     let head = find(Stream::EmbeddedEvents, Fate::Trap, 0);
     let next = find(Stream::EmbeddedEvents, Fate::Done, head.sequence + 1);
