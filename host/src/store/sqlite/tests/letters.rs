@@ -368,7 +368,7 @@ async fn letters_of_the_first_schema_are_taken_over() {
         .filename(&path)
         .create_if_missing(true);
     let mut shell = SqliteConnection::connect_with(&create).await.unwrap();
-    sqlx::raw_sql(include_str!("../migrations/0001_init.sql"))
+    sqlx::raw_sql(include_str!("first_schema.sql"))
         .execute(&mut shell)
         .await
         .unwrap();
@@ -376,7 +376,7 @@ async fn letters_of_the_first_schema_are_taken_over() {
         "INSERT INTO dead_letters (id, destination, class, reason, attempts, first_failure_ms, last_failure_ms, state, message)
          VALUES ('a', 'topic', 'rejected', 'no', '[]', 1, 2, 'dead', ?1)",
     )
-    .bind(codec::write(&message(b"a")))
+    .bind(sql::codec::write(&message(b"a")))
     .execute(&mut shell)
     .await
     .unwrap();

@@ -6,11 +6,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::QueryBuilder;
-use sqlx::sqlite::{Sqlite, SqliteRow};
 
-use super::failure::{column, corrupt, failed};
+use super::engine::{Database, LIKE, Row, failed};
 use super::op::{Done, Op};
-use super::{Error, SqliteStore, codec, int, trail, uint};
+use super::row::{column, corrupt};
+use super::{Error, Store, codec, int, small, trail, uint};
 use crate::model::{DeadLetter, FailureClass, LetterState};
 use crate::store::{Change, Changed, DeadLetters, Entry, LetterFilter, LetterPage, Note, Page};
 
@@ -18,7 +18,7 @@ use crate::store::{Change, Changed, DeadLetters, Entry, LetterFilter, LetterPage
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
 
-pub(super) fn letter(row: &SqliteRow) -> Result<DeadLetter, Error> {
+pub(super) fn letter(row: &Row) -> Result<DeadLetter, Error> {
     let id: String = column(row, "id")?;
     Ok(DeadLetter {
         raw: codec::read(column(row, "message")?).ok_or_else(|| corrupt("the message", &id))?,
@@ -35,7 +35,7 @@ pub(super) fn letter(row: &SqliteRow) -> Result<DeadLetter, Error> {
         last_failure_ms: uint(column(row, "last_failure_ms")?),
         trace_id: column(row, "trace_id")?,
         state: word(column(row, "state")?).ok_or_else(|| corrupt("the state", &id))?,
-        reprocessed: column(row, "reprocessed")?,
+        reprocessed: small(column(row, "reprocessed")?),
         id,
     })
 }
@@ -46,8 +46,8 @@ pub(super) fn word<T: DeserializeOwned + Serialize>(text: &str) -> Option<T> {
 }
 
 /// Appends the conditions of the filter; each is complete, so that more may follow with AND.
-fn matching(query: &mut QueryBuilder<Sqlite>, filter: &LetterFilter) {
-    query.push(" WHERE 1");
+fn matching(query: &mut QueryBuilder<Database>, filter: &LetterFilter) {
+    query.push(" WHERE 1 = 1");
     for (column, wanted) in [
         ("route", filter.route.as_deref()),
         ("message_type", filter.message_type.as_deref()),
@@ -70,12 +70,12 @@ fn matching(query: &mut QueryBuilder<Sqlite>, filter: &LetterFilter) {
             "%{}%",
             text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_")
         );
-        query.push(" AND (0");
+        query.push(" AND (1 = 0");
         for column in ["reason", "code", "message_id", "destination"] {
             query
                 .push(" OR ")
                 .push(column)
-                .push(" LIKE ")
+                .push(LIKE)
                 .push_bind(pattern.clone())
                 .push(" ESCAPE '\\'");
         }
@@ -96,7 +96,7 @@ fn place(cursor: &str) -> Option<(i64, String)> {
 
 /// A page without a limit has 100 letters; more than 1000 is 1000. `offset` counts from the cursor on.
 #[async_trait]
-impl DeadLetters for SqliteStore {
+impl DeadLetters for Store {
     async fn enter(&self, letters: Vec<DeadLetter>) -> Result<Vec<String>, Error> {
         self.write(Op::Enter(letters)).await.map(Done::entered)
     }
@@ -147,7 +147,7 @@ impl DeadLetters for SqliteStore {
     }
 
     async fn get(&self, id: &str) -> Result<Option<DeadLetter>, Error> {
-        sqlx::query("SELECT * FROM dead_letters WHERE id = ?1")
+        sqlx::query("SELECT * FROM dead_letters WHERE id = $1")
             .bind(id)
             .fetch_optional(self.readers())
             .await
@@ -181,7 +181,7 @@ impl DeadLetters for SqliteStore {
         let now = self.inner.clock.now_ms();
         // Asked often, and nearly always for nothing: only what is there costs a transaction.
         let any: bool = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM dead_letters WHERE state = 'retrying' AND lease_until_ms <= ?1)",
+            "SELECT EXISTS (SELECT 1 FROM dead_letters WHERE state = 'retrying' AND lease_until_ms <= $1)",
         )
         .bind(int(now))
         .fetch_one(self.readers())

@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use sqlx::sqlite::SqliteConnection;
-
-use super::failure::{column, corrupt, failed};
+use super::engine::{Connection, failed};
+use super::row::{column, corrupt};
 use super::{Error, int, letters, retries, trail};
 use crate::model::clock::duration_ms;
 use crate::model::{LetterState, UnixMs};
 use crate::store::{Change, Changed, Note};
 
 pub(super) async fn change(
-    on: &mut SqliteConnection,
+    on: &mut Connection,
     id: &str,
     change: &Change,
     note: &Note,
@@ -24,8 +23,8 @@ pub(super) async fn change(
     };
     // A holder that is asked for has to be there; where none is asked for the row has none either.
     let changed = sqlx::query(
-        "UPDATE dead_letters SET state = ?3, holder = ?4, lease_until_ms = ?5
-         WHERE id = ?1 AND state = ?2 AND holder IS ?6 RETURNING *",
+        "UPDATE dead_letters SET state = $3, holder = $4, lease_until_ms = $5
+         WHERE id = $1 AND state = $2 AND holder IS NOT DISTINCT FROM $6 RETURNING *",
     )
     .bind(id)
     .bind(from.as_str())
@@ -50,8 +49,8 @@ fn end_of(now: UnixMs, lease: Duration) -> i64 {
     int(now.saturating_add(duration_ms(lease)))
 }
 
-async fn state(on: &mut SqliteConnection, id: &str) -> Result<Option<LetterState>, Error> {
-    let row = sqlx::query("SELECT state FROM dead_letters WHERE id = ?1")
+async fn state(on: &mut Connection, id: &str) -> Result<Option<LetterState>, Error> {
+    let row = sqlx::query("SELECT state FROM dead_letters WHERE id = $1")
         .bind(id)
         .fetch_optional(on)
         .await
@@ -61,15 +60,11 @@ async fn state(on: &mut SqliteConnection, id: &str) -> Result<Option<LetterState
 }
 
 /// Leases that ended at `until` or before; all of them when there is no time.
-pub(super) async fn lapse(
-    on: &mut SqliteConnection,
-    until: Option<UnixMs>,
-    now: UnixMs,
-) -> Result<u64, Error> {
+pub(super) async fn lapse(on: &mut Connection, until: Option<UnixMs>, now: UnixMs) -> Result<u64, Error> {
     // As many as requests were under way at a time: few.
     let rows = sqlx::query(
         "UPDATE dead_letters SET state = 'dead', holder = NULL, lease_until_ms = NULL
-         WHERE state = 'retrying' AND lease_until_ms <= ?1 RETURNING id",
+         WHERE state = 'retrying' AND lease_until_ms <= $1 RETURNING id",
     )
     .bind(until.map_or(i64::MAX, int))
     .fetch_all(&mut *on)

@@ -1,8 +1,7 @@
 //! What was done to a letter, by whom and why.
 
-use sqlx::sqlite::{SqliteConnection, SqlitePool};
-
-use super::failure::{column, corrupt, failed};
+use super::engine::{Connection, Pool, failed};
+use super::row::{column, corrupt};
 use super::{Error, int, letters, uint};
 use crate::model::{LetterState, UnixMs};
 use crate::store::{Entry, Note};
@@ -14,7 +13,7 @@ pub(super) const HOST: &str = "host";
 const MAX_SHOWN: i64 = 1000;
 
 pub(super) async fn add(
-    on: &mut SqliteConnection,
+    on: &mut Connection,
     letter: &str,
     now: UnixMs,
     (from, to): (LetterState, LetterState),
@@ -22,7 +21,7 @@ pub(super) async fn add(
 ) -> Result<(), Error> {
     sqlx::query(
         "INSERT INTO letter_trail (letter, at_ms, actor, action, from_state, to_state, reason)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
     )
     .bind(letter)
     .bind(int(now))
@@ -38,10 +37,10 @@ pub(super) async fn add(
 }
 
 /// Oldest first.
-pub(super) async fn of(readers: &SqlitePool, letter: &str) -> Result<Vec<Entry>, Error> {
+pub(super) async fn of(readers: &Pool, letter: &str) -> Result<Vec<Entry>, Error> {
     let rows = sqlx::query(
         "SELECT at_ms, actor, action, from_state, to_state, reason FROM letter_trail
-         WHERE letter = ?1 ORDER BY seq DESC LIMIT ?2",
+         WHERE letter = $1 ORDER BY seq DESC LIMIT $2",
     )
     .bind(letter)
     .bind(MAX_SHOWN)

@@ -13,7 +13,7 @@ mod tests;
 
 const VERSION: u8 = 1;
 
-pub(super) fn write(message: &RawMessage) -> Vec<u8> {
+pub(in crate::store) fn write(message: &RawMessage) -> Vec<u8> {
     let mut out = Writer(Vec::with_capacity(message.size() + 128));
     out.0.push(VERSION);
     out.text(&message.origin.broker);
@@ -49,7 +49,7 @@ pub(super) fn write(message: &RawMessage) -> Vec<u8> {
 }
 
 /// None: not what [`write()`] wrote.
-pub(super) fn read(blob: Vec<u8>) -> Option<RawMessage> {
+pub(in crate::store) fn read(blob: Vec<u8>) -> Option<RawMessage> {
     let mut from = Reader(blob.into());
     if from.byte()? != VERSION {
         return None;

@@ -1,7 +1,6 @@
 //! The changes that the writer makes.
 
-use sqlx::sqlite::SqliteConnection;
-
+use super::engine::Connection;
 use super::{Error, change, enter, retries};
 use crate::model::{DeadLetter, UnixMs};
 use crate::store::{Change, Changed, Note, Parked};
@@ -51,7 +50,7 @@ impl Done {
 
 impl Op {
     /// Inside a transaction that is made at `now`. May run again after that was rolled back, so it takes nothing out of itself.
-    pub(super) async fn apply(&self, on: &mut SqliteConnection, now: UnixMs) -> Result<Done, Error> {
+    pub(super) async fn apply(&self, on: &mut Connection, now: UnixMs) -> Result<Done, Error> {
         match self {
             Self::Park(rows) => {
                 for row in rows {

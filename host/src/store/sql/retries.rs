@@ -2,28 +2,28 @@
 
 use std::time::Duration;
 
-use async_trait::async_trait;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
-
-use super::failure::{column, corrupt, failed};
+use super::engine::{Connection, Row, failed};
 use super::op::{Done, Op};
-use super::{Error, SqliteStore, codec, int, uint};
+use super::row::{column, corrupt};
+use super::{Error, Store, codec, int, small, uint};
 use crate::model::clock::duration_ms;
 use crate::model::{DeadLetter, UnixMs};
 use crate::store::{Parked, Retries};
+use async_trait::async_trait;
 
-pub(super) async fn insert(on: &mut SqliteConnection, row: &Parked) -> Result<(), Error> {
+pub(super) async fn insert(on: &mut Connection, row: &Parked) -> Result<(), Error> {
     sqlx::query(
         "INSERT INTO parked (id, route, lane, head, attempt, due_ms, ready_ms, history, first_failure_ms, message)
-         VALUES (?1, ?2, ?3,
-                 ?3 IS NULL OR NOT EXISTS (SELECT 1 FROM parked WHERE route = ?2 AND lane = ?3),
-                 ?4, ?5, ?5, ?6, ?7, ?8)
+         VALUES ($1, $2, $3,
+                 CASE WHEN $3 IS NULL OR NOT EXISTS (SELECT 1 FROM parked WHERE route = $2 AND lane = $3)
+                      THEN 1 ELSE 0 END,
+                 $4, $5, $5, $6, $7, $8)
          ON CONFLICT (id) DO NOTHING",
     )
     .bind(&row.id)
     .bind(&row.route)
     .bind(&row.lane)
-    .bind(row.attempt)
+    .bind(i64::from(row.attempt))
     .bind(int(row.due_ms))
     .bind(history(row)?)
     .bind(int(row.first_failure_ms))
@@ -39,14 +39,14 @@ fn history(row: &Parked) -> Result<String, Error> {
 }
 
 pub(super) async fn claim(
-    on: &mut SqliteConnection,
+    on: &mut Connection,
     now: UnixMs,
     lease_until: UnixMs,
     limit: usize,
 ) -> Result<Vec<Parked>, Error> {
     let rows = sqlx::query(
-        "UPDATE parked SET ready_ms = ?1, claims = claims + 1
-         WHERE seq IN (SELECT seq FROM parked WHERE head = 1 AND ready_ms <= ?2 ORDER BY ready_ms, seq LIMIT ?3)
+        "UPDATE parked SET ready_ms = $1, claims = claims + 1
+         WHERE seq IN (SELECT seq FROM parked WHERE head = 1 AND ready_ms <= $2 ORDER BY ready_ms, seq LIMIT $3)
          RETURNING seq, id, route, lane, attempt, due_ms, claims, history, first_failure_ms, message",
     )
     .bind(int(lease_until))
@@ -68,7 +68,7 @@ pub(super) async fn claim(
     Ok(claimed.into_iter().map(|(_, row)| row).collect())
 }
 
-fn parked(row: &SqliteRow) -> Result<Parked, Error> {
+fn parked(row: &Row) -> Result<Parked, Error> {
     let id: String = column(row, "id")?;
     let mut raw = codec::read(column(row, "message")?).ok_or_else(|| corrupt("the message", &id))?;
     // A lease that was taken and never answered: the handler may have run.
@@ -76,7 +76,7 @@ fn parked(row: &SqliteRow) -> Result<Parked, Error> {
     Ok(Parked {
         route: column(row, "route")?,
         raw,
-        attempt: column(row, "attempt")?,
+        attempt: small(column(row, "attempt")?),
         due_ms: uint(column(row, "due_ms")?),
         lane: column(row, "lane")?,
         history: serde_json::from_str(column(row, "history")?).map_err(|_| corrupt("the history", &id))?,
@@ -86,8 +86,8 @@ fn parked(row: &SqliteRow) -> Result<Parked, Error> {
 }
 
 /// The next row of its lane becomes the head. A row that is gone already is none of our business.
-pub(super) async fn remove(on: &mut SqliteConnection, id: &str) -> Result<(), Error> {
-    let gone = sqlx::query("DELETE FROM parked WHERE id = ?1 RETURNING route, lane")
+pub(super) async fn remove(on: &mut Connection, id: &str) -> Result<(), Error> {
+    let gone = sqlx::query("DELETE FROM parked WHERE id = $1 RETURNING route, lane")
         .bind(id)
         .fetch_optional(&mut *on)
         .await
@@ -98,7 +98,7 @@ pub(super) async fn remove(on: &mut SqliteConnection, id: &str) -> Result<(), Er
     };
     sqlx::query(
         "UPDATE parked SET head = 1
-         WHERE seq = (SELECT MIN(seq) FROM parked WHERE route = ?1 AND lane = ?2)",
+         WHERE seq = (SELECT MIN(seq) FROM parked WHERE route = $1 AND lane = $2)",
     )
     .bind(column::<String>(&gone, "route")?)
     .bind(lane)
@@ -109,12 +109,12 @@ pub(super) async fn remove(on: &mut SqliteConnection, id: &str) -> Result<(), Er
 }
 
 /// The message itself stays as it was parked.
-pub(super) async fn update(on: &mut SqliteConnection, row: &Parked) -> Result<(), Error> {
+pub(super) async fn update(on: &mut Connection, row: &Parked) -> Result<(), Error> {
     sqlx::query(
-        "UPDATE parked SET attempt = ?2, due_ms = ?3, ready_ms = ?3, claims = 0, history = ?4 WHERE id = ?1",
+        "UPDATE parked SET attempt = $2, due_ms = $3, ready_ms = $3, claims = 0, history = $4 WHERE id = $1",
     )
     .bind(&row.id)
-    .bind(row.attempt)
+    .bind(i64::from(row.attempt))
     .bind(int(row.due_ms))
     .bind(history(row)?)
     .execute(on)
@@ -123,8 +123,8 @@ pub(super) async fn update(on: &mut SqliteConnection, row: &Parked) -> Result<()
     Ok(())
 }
 
-pub(super) async fn release(on: &mut SqliteConnection, id: &str) -> Result<(), Error> {
-    sqlx::query("UPDATE parked SET ready_ms = due_ms WHERE id = ?1")
+pub(super) async fn release(on: &mut Connection, id: &str) -> Result<(), Error> {
+    sqlx::query("UPDATE parked SET ready_ms = due_ms WHERE id = $1")
         .bind(id)
         .execute(on)
         .await
@@ -132,7 +132,7 @@ pub(super) async fn release(on: &mut SqliteConnection, id: &str) -> Result<(), E
     Ok(())
 }
 
-pub(super) async fn release_all(on: &mut SqliteConnection) -> Result<u64, Error> {
+pub(super) async fn release_all(on: &mut Connection) -> Result<u64, Error> {
     let done = sqlx::query("UPDATE parked SET ready_ms = due_ms WHERE ready_ms <> due_ms")
         .execute(on)
         .await
@@ -143,7 +143,7 @@ pub(super) async fn release_all(on: &mut SqliteConnection) -> Result<u64, Error>
 /// `redelivered` of a claimed row tells that an earlier lease ended without an outcome (it ran out, or was released), so
 /// the handler may have run. What is done to a row that is gone already changes nothing.
 #[async_trait]
-impl Retries for SqliteStore {
+impl Retries for Store {
     async fn park(&self, parked: Vec<Parked>) -> Result<(), Error> {
         self.write(Op::Park(parked)).await.map(drop)
     }
@@ -194,7 +194,7 @@ impl Retries for SqliteStore {
     }
 
     async fn lane_is_empty(&self, route: &str, lane: &[u8]) -> Result<bool, Error> {
-        sqlx::query_scalar("SELECT NOT EXISTS (SELECT 1 FROM parked WHERE route = ?1 AND lane = ?2)")
+        sqlx::query_scalar("SELECT NOT EXISTS (SELECT 1 FROM parked WHERE route = $1 AND lane = $2)")
             .bind(route)
             .bind(lane)
             .fetch_one(self.readers())

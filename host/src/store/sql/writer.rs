@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sqlx::Connection;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::Connection as _;
 use tokio::sync::{mpsc, oneshot};
 
-use super::failed;
+use super::engine::{BEGIN, Connection, failed};
 use super::op::{Done, Op};
 use crate::model::{Clock, UnixMs};
 use crate::store::Error;
@@ -24,7 +23,7 @@ pub(super) enum Request {
 
 /// Ends when asked to, or when the last clone of the store is dropped; what waits is committed first.
 pub(super) async fn run(
-    mut connection: SqliteConnection,
+    mut connection: Connection,
     mut requests: mpsc::Receiver<Request>,
     commits: Arc<AtomicU64>,
     clock: Arc<dyn Clock>,
@@ -53,12 +52,7 @@ pub(super) async fn run(
     }
 }
 
-async fn commit(
-    connection: &mut SqliteConnection,
-    batch: Vec<(Op, Reply)>,
-    commits: &AtomicU64,
-    now: UnixMs,
-) {
+async fn commit(connection: &mut Connection, batch: Vec<(Op, Reply)>, commits: &AtomicU64, now: UnixMs) {
     if batch.is_empty() {
         return;
     }
@@ -94,7 +88,7 @@ async fn commit(
 }
 
 /// The caller went away before it got its rows: nobody will run them under this lease.
-async fn unclaim(connection: &mut SqliteConnection, releases: Vec<Op>, now: UnixMs) {
+async fn unclaim(connection: &mut Connection, releases: Vec<Op>, now: UnixMs) {
     if let Err(error) = together(connection, &releases, now).await {
         tracing::warn!(%error, rows = releases.len(), "claimed retries nobody waits for stay leased until that runs out");
     }
@@ -102,7 +96,7 @@ async fn unclaim(connection: &mut SqliteConnection, releases: Vec<Op>, now: Unix
 
 /// All or nothing. BEGIN and COMMIT are statements of our own: SQLite may roll back by itself (disk full, I/O error), after
 /// which sqlx's count of open transactions never gets right again.
-async fn together(connection: &mut SqliteConnection, ops: &[Op], now: UnixMs) -> Result<Vec<Done>, Error> {
+async fn together(connection: &mut Connection, ops: &[Op], now: UnixMs) -> Result<Vec<Done>, Error> {
     begin(connection).await?;
     let result = match apply(connection, ops, now).await {
         Ok(done) => execute(connection, "COMMIT").await.map(|()| done),
@@ -115,17 +109,16 @@ async fn together(connection: &mut SqliteConnection, ops: &[Op], now: UnixMs) ->
     result
 }
 
-/// IMMEDIATE: waits for the lock here, under the busy timeout, and not in the middle.
-async fn begin(connection: &mut SqliteConnection) -> Result<(), Error> {
-    if execute(connection, "BEGIN IMMEDIATE").await.is_ok() {
+async fn begin(connection: &mut Connection) -> Result<(), Error> {
+    if execute(connection, BEGIN).await.is_ok() {
         return Ok(());
     }
     // Left open by a rollback that failed.
     let _ = execute(connection, "ROLLBACK").await;
-    execute(connection, "BEGIN IMMEDIATE").await
+    execute(connection, BEGIN).await
 }
 
-async fn apply(connection: &mut SqliteConnection, ops: &[Op], now: UnixMs) -> Result<Vec<Done>, Error> {
+async fn apply(connection: &mut Connection, ops: &[Op], now: UnixMs) -> Result<Vec<Done>, Error> {
     let mut done = Vec::with_capacity(ops.len());
     for op in ops {
         done.push(op.apply(connection, now).await?);
@@ -133,7 +126,7 @@ async fn apply(connection: &mut SqliteConnection, ops: &[Op], now: UnixMs) -> Re
     Ok(done)
 }
 
-async fn execute(connection: &mut SqliteConnection, sql: &'static str) -> Result<(), Error> {
+async fn execute(connection: &mut Connection, sql: &'static str) -> Result<(), Error> {
     sqlx::query(sql)
         .execute(connection)
         .await

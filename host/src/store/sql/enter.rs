@@ -1,9 +1,8 @@
 //! A message that failed for good gets its row, or comes back to the one it has.
 
-use sqlx::sqlite::SqliteConnection;
-
-use super::failure::{column, failed};
-use super::{Error, codec, int, letters, trail, uint};
+use super::engine::{Connection, failed};
+use super::row::column;
+use super::{Error, codec, int, letters, small, trail, uint};
 use crate::model::{Attempt, DeadLetter, LetterState, UnixMs};
 use crate::store::Note;
 
@@ -22,11 +21,7 @@ struct Row {
 }
 
 /// The id of the row.
-pub(super) async fn enter(
-    on: &mut SqliteConnection,
-    letter: &DeadLetter,
-    now: UnixMs,
-) -> Result<String, Error> {
+pub(super) async fn enter(on: &mut Connection, letter: &DeadLetter, now: UnixMs) -> Result<String, Error> {
     let Some(row) = row_of(on, letter).await? else {
         insert(on, letter).await?;
         return Ok(letter.id.clone());
@@ -34,10 +29,11 @@ pub(super) async fn enter(
     let (attempts, earlier) = lives(&row, letter);
     let attempts = serde_json::to_string(&attempts).map_err(|e| Error::Storage(e.to_string()))?;
     sqlx::query(
-        "UPDATE dead_letters SET route = ?2, plugin = ?3, digest = ?4, class = ?5, reason = ?6, code = ?7, attempts = ?8,
-             earlier = ?9, state = ?10, reprocessed = ?11, holder = NULL, lease_until_ms = NULL,
-             first_failure_ms = MIN(first_failure_ms, ?12), last_failure_ms = MAX(last_failure_ms, ?13)
-         WHERE id = ?1",
+        "UPDATE dead_letters SET route = $2, plugin = $3, digest = $4, class = $5, reason = $6, code = $7, attempts = $8,
+             earlier = $9, state = $10, reprocessed = $11, holder = NULL, lease_until_ms = NULL,
+             first_failure_ms = CASE WHEN first_failure_ms < $12 THEN first_failure_ms ELSE $12 END,
+             last_failure_ms = CASE WHEN last_failure_ms > $13 THEN last_failure_ms ELSE $13 END
+         WHERE id = $1",
     )
     .bind(&row.id)
     .bind(&letter.route)
@@ -49,7 +45,7 @@ pub(super) async fn enter(
     .bind(attempts)
     .bind(i64::try_from(earlier).unwrap_or(i64::MAX))
     .bind(letter.state.as_str())
-    .bind(letter.reprocessed)
+    .bind(i64::from(letter.reprocessed))
     .bind(int(letter.first_failure_ms))
     .bind(int(letter.last_failure_ms))
     .execute(&mut *on)
@@ -83,7 +79,7 @@ fn lives(row: &Row, letter: &DeadLetter) -> (Vec<Attempt>, usize) {
 }
 
 /// The row of its own id, or of the letter that it was sent again from: at a new position it has a new id.
-async fn row_of(on: &mut SqliteConnection, letter: &DeadLetter) -> Result<Option<Row>, Error> {
+async fn row_of(on: &mut Connection, letter: &DeadLetter) -> Result<Option<Row>, Error> {
     if let Some(id) = letter.sent_from().filter(|id| *id != letter.id)
         && let Some(mut row) = find(on, id).await?
         && codec::read(std::mem::take(&mut row.message)).is_some_and(|original| letter.is_again(&original))
@@ -93,9 +89,9 @@ async fn row_of(on: &mut SqliteConnection, letter: &DeadLetter) -> Result<Option
     find(on, &letter.id).await
 }
 
-async fn find(on: &mut SqliteConnection, id: &str) -> Result<Option<Row>, Error> {
+async fn find(on: &mut Connection, id: &str) -> Result<Option<Row>, Error> {
     let found =
-        sqlx::query("SELECT state, attempts, earlier, reprocessed, message FROM dead_letters WHERE id = ?1")
+        sqlx::query("SELECT state, attempts, earlier, reprocessed, message FROM dead_letters WHERE id = $1")
             .bind(id)
             .fetch_optional(on)
             .await
@@ -107,17 +103,17 @@ async fn find(on: &mut SqliteConnection, id: &str) -> Result<Option<Row>, Error>
         state: letters::word(column(&found, "state")?).unwrap_or(LetterState::Dead),
         attempts: serde_json::from_str(column(&found, "attempts")?).unwrap_or_default(),
         earlier: usize::try_from(uint(column(&found, "earlier")?)).unwrap_or(usize::MAX),
-        reprocessed: column(&found, "reprocessed")?,
+        reprocessed: small(column(&found, "reprocessed")?),
         message: column(&found, "message")?,
     }))
 }
 
-async fn insert(on: &mut SqliteConnection, letter: &DeadLetter) -> Result<(), Error> {
+async fn insert(on: &mut Connection, letter: &DeadLetter) -> Result<(), Error> {
     let attempts = serde_json::to_string(&letter.attempts).map_err(|e| Error::Storage(e.to_string()))?;
     sqlx::query(
         "INSERT INTO dead_letters (id, destination, message_id, message_type, route, plugin, digest, class, reason, code,
                                    attempts, first_failure_ms, last_failure_ms, trace_id, state, message, reprocessed)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
     )
     .bind(&letter.id)
     .bind(&*letter.raw.origin.destination)
@@ -135,7 +131,7 @@ async fn insert(on: &mut SqliteConnection, letter: &DeadLetter) -> Result<(), Er
     .bind(&letter.trace_id)
     .bind(letter.state.as_str())
     .bind(codec::write(&letter.raw))
-    .bind(letter.reprocessed)
+    .bind(i64::from(letter.reprocessed))
     .execute(on)
     .await
     .map_err(failed)?;

@@ -1,0 +1,42 @@
+//! The schema: one list of migrations for both engines, each in a transaction of its own.
+//!
+//! They are written in the dialect that both understand; what has no common word stands in braces and is put in by the
+//! engine: `{serial}` for a number that counts up, `{bytes}`, and `{key}` for text that is compared byte by byte.
+
+use sqlx::{AssertSqlSafe, Connection as _};
+
+use super::engine::{self, BYTES, Connection, KEY, SERIAL};
+
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_init.sql"),
+    include_str!("migrations/0002_letter_trail.sql"),
+];
+
+/// The error is the reason why the store cannot be opened.
+pub(in crate::store) async fn migrate(connection: &mut Connection) -> Result<(), String> {
+    let said = |e: sqlx::Error| e.to_string();
+    let version = engine::schema_version(connection).await.map_err(said)?;
+    if version > MIGRATIONS.len() {
+        return Err(format!(
+            "its schema is version {version}, this Helix knows {} at most: start the newer Helix that wrote it",
+            MIGRATIONS.len()
+        ));
+    }
+    for (done, migration) in MIGRATIONS.iter().enumerate().skip(version) {
+        let migration = migration
+            .replace("{serial}", SERIAL)
+            .replace("{bytes}", BYTES)
+            .replace("{key}", KEY);
+        let mut transaction = connection.begin().await.map_err(said)?;
+        // Ours from the first letter to the last.
+        sqlx::raw_sql(AssertSqlSafe(migration))
+            .execute(&mut *transaction)
+            .await
+            .map_err(said)?;
+        engine::set_schema_version(&mut transaction, done + 1)
+            .await
+            .map_err(said)?;
+        transaction.commit().await.map_err(said)?;
+    }
+    Ok(())
+}
