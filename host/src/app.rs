@@ -122,6 +122,11 @@ impl App {
             targets: publishers(settings, &brokers)?,
             limits: settings.limits.clone(),
             unrouted: settings.unrouted,
+            own_brokers: brokers
+                .iter()
+                .filter(|(_, broker)| !broker.capabilities().shared)
+                .map(|(name, _)| Arc::clone(name))
+                .collect(),
             fatal: fatal.clone(),
         }));
         let dispatcher = Arc::new(
