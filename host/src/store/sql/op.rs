@@ -1,9 +1,9 @@
 //! The changes that the writer makes.
 
 use super::engine::Connection;
-use super::{Error, change, enter, retries};
+use super::{Error, audit, change, enter, retries};
 use crate::model::{DeadLetter, UnixMs};
-use crate::store::{Change, Changed, Note, Parked};
+use crate::store::{AuditEntry, Change, Changed, Note, Parked};
 
 pub(super) enum Op {
     Park(Vec<Parked>),
@@ -21,6 +21,11 @@ pub(super) enum Op {
     Change(String, Change, Note),
     /// Letters whose lease ran out; all that have one when there is no time.
     Lapse(Option<UnixMs>),
+    Audit(Vec<AuditEntry>),
+    Forget {
+        before: UnixMs,
+        limit: usize,
+    },
 }
 
 #[derive(Debug)]
@@ -84,6 +89,14 @@ impl Op {
             }
             Self::Change(id, change, note) => {
                 return change::change(on, id, change, note, now).await.map(Done::Changed);
+            }
+            Self::Audit(entries) => {
+                for entry in entries {
+                    audit::add(on, entry).await?;
+                }
+            }
+            Self::Forget { before, limit } => {
+                return audit::forget(on, *before, *limit).await.map(Done::Count);
             }
             Self::Lapse(until) => return change::lapse(on, *until, now).await.map(Done::Count),
         }
