@@ -70,6 +70,7 @@ pub(super) async fn list(
         },
         open: parameters.state.is_none(),
         text: parameters.text,
+        ..LetterFilter::default()
     };
     let page = Page {
         limit: parameters.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT),

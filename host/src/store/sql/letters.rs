@@ -51,6 +51,8 @@ fn matching(query: &mut QueryBuilder<Database>, filter: &LetterFilter) {
     for (column, wanted) in [
         ("route", filter.route.as_deref()),
         ("message_type", filter.message_type.as_deref()),
+        ("destination", filter.destination.as_deref()),
+        ("digest", filter.digest.as_deref()),
         ("class", filter.class.map(FailureClass::as_str)),
         ("state", filter.state.map(LetterState::as_str)),
     ] {
@@ -60,6 +62,14 @@ fn matching(query: &mut QueryBuilder<Database>, filter: &LetterFilter) {
                 .push(column)
                 .push(" = ")
                 .push_bind(wanted.to_owned());
+        }
+    }
+    for (condition, bound) in [
+        (" AND last_failure_ms >= ", filter.since_ms),
+        (" AND last_failure_ms < ", filter.until_ms),
+    ] {
+        if let Some(bound) = bound {
+            query.push(condition).push_bind(int(bound));
         }
     }
     if filter.open {
