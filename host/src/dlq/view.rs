@@ -174,7 +174,7 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 /// RFC 3339 in UTC.
-fn time(ms: u64) -> String {
+pub(super) fn time(ms: u64) -> String {
     i64::try_from(ms)
         .ok()
         .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())

@@ -26,7 +26,7 @@ use crate::dispatch::{Dispatcher, Targets};
 use crate::dlq::Redrive;
 use crate::guest::Plugins;
 use crate::model::{Clock, Ids};
-use crate::store::{DeadLetters, Retries};
+use crate::store::{DeadLetters, Jobs, Retries};
 use crate::telemetry::Metrics;
 
 /// What the handlers of the API need.
@@ -36,6 +36,9 @@ pub struct Api {
     pub plugins: Arc<dyn Plugins>,
     pub letters: Arc<dyn DeadLetters>,
     pub redrive: Arc<Redrive>,
+    pub jobs: Arc<dyn Jobs>,
+    /// Wakes whoever runs jobs.
+    pub nudge: Arc<tokio::sync::Notify>,
     pub retries: Arc<dyn Retries>,
     pub dispatcher: Arc<Dispatcher>,
     pub metrics: Arc<Metrics>,
@@ -62,6 +65,10 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/messaging/tasks/{queue}", post(publish::task))
         .route("/v1/messaging/events/{topic}", post(publish::event))
         .route("/v1/messaging/dlq", get(dlq::list))
+        .route("/v1/messaging/dlq/groups", get(dlq::groups))
+        .route("/v1/messaging/dlq/jobs", get(dlq::jobs).post(dlq::create))
+        .route("/v1/messaging/dlq/jobs/{id}", get(dlq::job).delete(dlq::cancel))
+        .route("/v1/messaging/dlq/jobs/{id}/results", get(dlq::results))
         .route("/v1/messaging/dlq/{id}", get(dlq::show).delete(dlq::discard))
         .route("/v1/messaging/dlq/{id}/reprocess", post(dlq::reprocess))
         .route("/v1/messaging/dlq/{id}/discard", delete(dlq::discard))

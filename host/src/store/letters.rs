@@ -21,6 +21,8 @@ pub struct LetterFilter {
     pub destination: Option<String>,
     /// `sha256:…` of the plugin version that ran last.
     pub digest: Option<String>,
+    /// The failure group.
+    pub group: Option<String>,
     /// Failed last at that time or later.
     pub since_ms: Option<UnixMs>,
     /// Failed last before that time.
@@ -43,6 +45,27 @@ pub struct LetterPage {
     pub count: u64,
     pub letters: Vec<DeadLetter>,
     pub next: Option<String>,
+}
+
+/// Letters that failed alike: route, class, code, plugin version, and the message without what differs each time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    pub id: String,
+    pub route: Option<String>,
+    pub class: FailureClass,
+    pub code: Option<String>,
+    pub digest: Option<String>,
+    /// What the messages have in common. None for letters from before there were groups: their messages were not compared.
+    pub message: Option<String>,
+    /// Of the letters that match.
+    pub count: u64,
+    /// Of all that ever were in it.
+    pub first_ms: UnixMs,
+    pub last_ms: UnixMs,
+    /// The newest that matches: its id and reason. None when it changed while this was read.
+    pub sample: Option<(String, String)>,
+    /// The version that had the same failure before this one.
+    pub previous_digest: Option<String>,
 }
 
 /// Who does what to a letter, and why: a row of its trail.
@@ -105,6 +128,8 @@ pub enum Changed {
     Conflict(LetterState),
     /// There is no such letter.
     Unknown,
+    /// The job that asks was cancelled, or another host has it now. Nothing was changed.
+    Stopped,
 }
 
 /// One change in the life of a letter.
@@ -123,6 +148,10 @@ pub trait DeadLetters: Send + Sync {
     /// are kept. A change of state that comes with it is in the trail.
     async fn enter(&self, letters: Vec<DeadLetter>) -> Result<Vec<String>, Error>;
     async fn list(&self, filter: &LetterFilter, page: &Page) -> Result<LetterPage, Error>;
+    /// Those with the most letters first, at most `limit`; and how many groups there are.
+    async fn groups(&self, filter: &LetterFilter, limit: usize) -> Result<(u64, Vec<Group>), Error>;
+    /// Groups that have dead letters.
+    async fn dead_groups(&self) -> Result<u64, Error>;
     async fn get(&self, id: &str) -> Result<Option<DeadLetter>, Error>;
     /// Letters in state `dead`, by destination: the gauge of the contract.
     async fn depth(&self) -> Result<Vec<(String, u64)>, Error>;
