@@ -356,3 +356,6 @@ fn lane(letter: &DeadLetter) -> Option<Lane> {
     lane.extend_from_slice(key);
     Some(lane)
 }
+
+#[cfg(test)]
+mod tests;
