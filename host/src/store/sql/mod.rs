@@ -11,11 +11,15 @@ mod audit;
 mod change;
 pub(super) mod codec;
 mod enter;
+mod groups;
+mod jobs;
 mod letters;
+mod matching;
 mod op;
 mod retries;
 mod row;
 mod schema;
+mod tally;
 mod trail;
 mod writer;
 
