@@ -76,11 +76,6 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/messaging/dlq/jobs/{id}", get(dlq::job))
         .route("/v1/messaging/dlq/jobs/{id}/results", get(dlq::results))
         .route("/v1/messaging/dlq/{id}", get(dlq::show))
-        .route("/v1/messaging/dlq/groups", get(dlq::groups))
-        .route("/v1/messaging/dlq/jobs", get(dlq::jobs))
-        .route("/v1/messaging/dlq/jobs/{id}", get(dlq::job))
-        .route("/v1/messaging/dlq/jobs/{id}/results", get(dlq::results))
-        .route("/v1/messaging/dlq/{id}", get(dlq::show))
         .route("/v1/messaging/plugins", get(plugins::list))
         .route_layer(from_fn_with_state(Arc::clone(&api), auth::require_viewer));
     let operator = Router::new()
