@@ -84,6 +84,8 @@ codes! {
     HTTP_BIND = 506;
     /// The request carries no token, or a wrong one.
     HTTP_UNAUTHORIZED = 507;
+    /// The configuration does not allow it.
+    HTTP_SWITCHED_OFF = 511;
     /// The running host does not answer.
     CLI_UNREACHABLE = 601;
     /// A file on the command line cannot be used.

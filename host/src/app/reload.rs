@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use secrecy::ExposeSecret;
@@ -92,6 +93,7 @@ impl App {
         self.runtime.replace_plugins(settings.plugins.clone());
         self.targets.replace(&settings);
         self.context.unrouted.store(Arc::new(settings.unrouted));
+        self.dlq_edit.store(settings.dlq_edit, Ordering::Relaxed);
         if settings.host.messaging {
             self.dispatcher.apply(&settings, &self.brokers);
         }

@@ -13,6 +13,7 @@ use super::{Api, Problem};
 use crate::broker::PublishError;
 use crate::dlq::Refused;
 use crate::dlq::view::Outcome;
+use crate::error;
 use crate::model::outcome::REASON_LIMIT;
 use crate::model::{FailureClass, LetterState};
 use crate::store::{LetterFilter, Page};
@@ -103,8 +104,8 @@ pub(super) struct Because {
     reason: Option<String>,
 }
 
-const ACTOR: &str = "http";
-const MAX_ACTOR: usize = 128;
+pub(super) const ACTOR: &str = "http";
+pub(super) const MAX_ACTOR: usize = 128;
 
 impl Because {
     /// The body where it says something, else the query.
@@ -176,13 +177,13 @@ fn outcome(id: String, state: LetterState) -> Outcome {
     }
 }
 
-fn unknown(id: &str) -> Problem {
+pub(super) fn unknown(id: &str) -> Problem {
     Problem::not_found(format!(
         "no dead letter `{id}`; `helix dlq ls` shows what there is"
     ))
 }
 
-fn problem(id: &str, refused: Refused) -> Problem {
+pub(super) fn problem(id: &str, refused: Refused) -> Problem {
     let dead = LetterState::Dead;
     match refused {
         Refused::Unknown => unknown(id),
@@ -204,6 +205,7 @@ fn problem(id: &str, refused: Refused) -> Problem {
             "{refused}. It may have been sent: its consumer can tell a second one by the message id"
         )),
         Refused::Away(_) => Problem::unavailable(format!("{refused}. Nothing was sent; try again later")),
+        Refused::Edit(fault) => Problem::unprocessable(error::HTTP_BAD_REQUEST, fault.to_string()),
         Refused::Unrecorded(_) => Problem::unavailable(refused.to_string()),
         Refused::Store(error) => error.into(),
     }

@@ -2,14 +2,17 @@
 
 mod auth;
 mod dlq;
+mod edit;
 mod health;
 mod plugins;
 mod problem;
 mod publish;
+mod rehearse;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use axum::Router;
@@ -24,7 +27,8 @@ pub use problem::Problem;
 use crate::broker::Broker;
 use crate::dispatch::{Dispatcher, Targets};
 use crate::dlq::Redrive;
-use crate::guest::Plugins;
+use crate::dlq::rehearse::Turn;
+use crate::guest::{Candidates, Plugins};
 use crate::model::{Clock, Ids};
 use crate::store::{DeadLetters, Retries};
 use crate::telemetry::Metrics;
@@ -34,6 +38,7 @@ pub struct Api {
     pub brokers: HashMap<Arc<str>, Arc<dyn Broker>>,
     pub targets: Targets,
     pub plugins: Arc<dyn Plugins>,
+    pub candidates: Arc<dyn Candidates>,
     pub letters: Arc<dyn DeadLetters>,
     pub redrive: Arc<Redrive>,
     pub retries: Arc<dyn Retries>,
@@ -44,11 +49,16 @@ pub struct Api {
     pub token: Option<Token>,
     /// The last configuration that was refused, and why; none when the newest one serves.
     pub stale_config: Arc<arc_swap::ArcSwapOption<String>>,
+    /// `[dlq] edit`, as it is now.
+    pub dlq_edit: Arc<AtomicBool>,
+    pub rehearsing: Turn,
     pub messaging: bool,
     /// Payload and envelope together.
     pub body_limit: usize,
     /// What intake would refuse is refused here already.
     pub message_limit: usize,
+    /// Of a component that somebody brings.
+    pub wasm_limit: usize,
     /// Cancelled while draining: `/readyz` says 503.
     pub stopping: CancellationToken,
 }
@@ -63,7 +73,12 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/messaging/events/{topic}", post(publish::event))
         .route("/v1/messaging/dlq", get(dlq::list))
         .route("/v1/messaging/dlq/{id}", get(dlq::show).delete(dlq::discard))
+        .route(
+            "/v1/messaging/dlq/rehearse",
+            post(rehearse::run).layer(DefaultBodyLimit::max(api.wasm_limit)),
+        )
         .route("/v1/messaging/dlq/{id}/reprocess", post(dlq::reprocess))
+        .route("/v1/messaging/dlq/{id}/edit", post(edit::edit))
         .route("/v1/messaging/dlq/{id}/discard", delete(dlq::discard))
         .route("/v1/messaging/plugins", get(plugins::list))
         .route_layer(axum::middleware::from_fn_with_state(

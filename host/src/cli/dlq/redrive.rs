@@ -107,7 +107,7 @@ async fn each(
 }
 
 /// Who sits here, for the trail.
-fn actor() -> Value {
+pub(super) fn actor() -> Value {
     let user = ["USER", "LOGNAME"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
