@@ -122,7 +122,7 @@ pub(super) async fn run(
     }
     let counts = Counts::of(&walked.lines);
     tracing::info!(
-        actor = %printable(&asked.actor), plugin = %asked.plugin, %digest, letters = counts.letters,
+        actor = %printable(&asked.actor), plugin = %asked.plugin, %digest, letters = counts.rehearsed,
         would_pass = counts.would_pass, same_failure = counts.same_failure, new_failure = counts.new_failure,
         "dead letters rehearsed; nothing was sent or changed"
     );

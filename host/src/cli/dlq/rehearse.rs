@@ -254,7 +254,7 @@ fn print(whole: &Whole) -> Result<(), Exit> {
     let row = |group: &Group| {
         let c = &group.counts;
         let numbers = [
-            c.letters,
+            c.rehearsed,
             c.would_pass,
             c.same_failure,
             c.new_failure,

@@ -169,7 +169,7 @@ fn shape(reason: &str) -> String {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    pub letters: u64,
+    pub rehearsed: u64,
     pub would_pass: u64,
     pub same_failure: u64,
     pub new_failure: u64,
@@ -180,7 +180,7 @@ pub struct Counts {
 
 impl Counts {
     fn add(&mut self, prediction: Prediction) {
-        self.letters += 1;
+        self.rehearsed += 1;
         *match prediction {
             Prediction::Pass => &mut self.would_pass,
             Prediction::SameFailure => &mut self.same_failure,
@@ -253,7 +253,7 @@ pub fn groups(lines: &[Line]) -> Vec<Group> {
         }
     }
     let mut groups: Vec<Group> = found.into_values().collect();
-    groups.sort_by_key(|group| std::cmp::Reverse(group.counts.letters));
+    groups.sort_by_key(|group| std::cmp::Reverse(group.counts.rehearsed));
     groups
 }
 

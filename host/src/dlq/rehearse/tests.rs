@@ -190,7 +190,7 @@ async fn every_letter_gets_its_prediction_and_none_is_changed() {
     assert_eq!(
         groups[0].counts,
         Counts {
-            letters: 5,
+            rehearsed: 5,
             would_pass: 1,
             same_failure: 1,
             new_failure: 1,
