@@ -58,6 +58,25 @@ impl Problem {
         }
     }
 
+    /// Understood, and it cannot be done as asked.
+    pub fn unprocessable(code: Code, detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            code,
+            "It cannot be done as asked",
+            detail,
+        )
+    }
+
+    pub fn switched_off(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            error::HTTP_SWITCHED_OFF,
+            "The configuration does not allow it",
+            detail,
+        )
+    }
+
     pub fn too_large(detail: impl Into<String>) -> Self {
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,

@@ -10,6 +10,8 @@ pub const HOST_PREFIX: &str = "helix-";
 pub const REPROCESSED: &str = "helix-reprocessed";
 /// The dead letter that it was sent again from.
 pub const LETTER: &str = "helix-letter";
+/// The dead letter that somebody changed into this message.
+pub const EDITED: &str = "helix-edited-from";
 
 /// Cheap to clone: clones share the list until one of them is changed.
 #[derive(Debug, Clone, Default)]
