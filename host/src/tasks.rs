@@ -28,6 +28,8 @@ pub enum Kind {
     Gauges,
     /// Takes back letters that nobody finished sending.
     Sweep,
+    /// Deletes old rows of the audit table.
+    Audit,
     /// Runs jobs over dead letters.
     Jobs,
     /// Rebuilds the handler (`helix dev`).
@@ -51,6 +53,7 @@ impl Kind {
             | Self::ConfigWatch
             | Self::Gauges
             | Self::Sweep
+            | Self::Audit
             | Self::Jobs
             | Self::Rebuild => OnError::Log,
         }

@@ -2,11 +2,13 @@
 //!
 //! Every method that changes something returns only after the change is on disk.
 
+mod audit;
 mod jobs;
 mod letters;
 mod retries;
 pub mod sqlite;
 
+pub use audit::{Audit, AuditEntry, AuditPage};
 pub use jobs::{Action, Ending, Job, JobResult, JobState, Jobs, Member, Members, NewJob, Standing};
 pub use letters::{Change, Changed, DeadLetters, Entry, Group, LetterFilter, LetterPage, Note, Page};
 pub use retries::{Parked, Retries};

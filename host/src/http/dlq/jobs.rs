@@ -6,17 +6,17 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
-use super::super::{Api, Problem};
+use super::super::{Api, Caller, Problem};
 use super::parameters::{Words, limit, no_more, take, words};
 use super::{Because, Letter, messaging};
 use crate::dlq::filter::{self, Fault};
 use crate::dlq::report::{DryRun, JobList, JobView, ResultView, Results};
-use crate::model::LetterState;
+use crate::model::{LetterState, Role};
 use crate::store::{Action, Ending, JobState, LetterFilter, Members, NewJob, Page};
 
 #[derive(Debug, Deserialize)]
@@ -43,6 +43,7 @@ const SAMPLES: usize = 10;
 
 pub(in crate::http) async fn create(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     let body = body.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
@@ -69,6 +70,10 @@ pub(in crate::http) async fn create(
             "`reason` is missing: who looks for these letters later should find why they were given up on",
         ));
     }
+    if asked.action == Action::Discard && caller.role < Role::Admin {
+        // One letter is looked at before it is given up on; many are not.
+        return Err(Problem::forbidden(caller.role, Role::Admin));
+    }
     messaging(&api)?;
     let made = api.jobs.create(NewJob {
         id: api.ids.next(),
@@ -77,7 +82,7 @@ pub(in crate::http) async fn create(
         filter: said,
         rate: asked.rate,
         force: asked.force,
-        actor: because.actor().to_owned(),
+        actor: caller.actor(because.actor.as_deref()),
         reason: because.reason,
     });
     let job = made.await?;

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use self::parameters::{Words, filter, limit, number, take, words};
-use super::{Api, Problem};
+use super::{Api, Caller, Problem};
 use crate::broker::PublishError;
 use crate::dlq::view::Outcome;
 use crate::dlq::{Behalf, Refused};
@@ -56,23 +56,27 @@ pub(super) async fn list(
 
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<Letter>, Problem> {
     let letter = api.letters.get(&id).await?.ok_or_else(|| unknown(&id))?;
     let trail = api.letters.trail(&id).await?;
-    Ok(Json(Letter::whole(&letter, trail)))
+    let mut shown = Letter::whole(&letter, trail);
+    if !caller.payloads {
+        shown.withhold();
+    }
+    Ok(Json(shown))
 }
 
 /// Who asks and why, in the query or in a JSON body.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Because {
-    /// A name for the trail, taken as it is said.
+    /// A name for the trail. Where the host asks for tokens, the name of the token stands before it.
     actor: Option<String>,
     reason: Option<String>,
 }
 
-const ACTOR: &str = "http";
 const MAX_ACTOR: usize = 128;
 
 impl Because {
@@ -110,21 +114,21 @@ impl Because {
             reason: text("reason", self.reason, REASON_LIMIT)?,
         })
     }
-
-    fn actor(&self) -> &str {
-        self.actor.as_deref().unwrap_or(ACTOR)
-    }
 }
 
 pub(super) async fn reprocess(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     query: Result<Query<Because>, QueryRejection>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(StatusCode, Json<Outcome>), Problem> {
     let because = Because::read(query, body)?;
     messaging(&api)?;
-    let done = api.redrive.reprocess(&id, because.actor()).await;
+    let done = api
+        .redrive
+        .reprocess(&id, &caller.actor(because.actor.as_deref()))
+        .await;
     let state = done.map_err(|refused| problem(&id, refused))?;
     // On its way, not handled yet.
     Ok((StatusCode::ACCEPTED, Json(outcome(id, state))))
@@ -132,6 +136,7 @@ pub(super) async fn reprocess(
 
 pub(super) async fn discard(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     query: Result<Query<Because>, QueryRejection>,
     body: Result<Bytes, BytesRejection>,
@@ -139,7 +144,7 @@ pub(super) async fn discard(
     let because = Because::read(query, body)?;
     let behalf = Behalf {
         why: because.reason.clone(),
-        ..Behalf::of(because.actor())
+        ..Behalf::of(&caller.actor(because.actor.as_deref()))
     };
     let done = api.redrive.discard(&id, &behalf).await;
     let state = done.map_err(|refused| problem(&id, refused))?;

@@ -2,9 +2,9 @@
 
 use super::engine::Connection;
 use super::tally::Tally;
-use super::{Error, change, enter, jobs, retries};
+use super::{Error, audit, change, enter, jobs, retries};
 use crate::model::{DeadLetter, UnixMs};
-use crate::store::{Change, Changed, Job, Note, Parked};
+use crate::store::{AuditEntry, Change, Changed, Job, Note, Parked};
 
 pub(super) enum Op {
     Park(Vec<Parked>),
@@ -22,6 +22,11 @@ pub(super) enum Op {
     Change(String, Change, Note),
     /// Letters whose lease ran out; all that have one when there is no time.
     Lapse(Option<UnixMs>),
+    Audit(Vec<AuditEntry>),
+    Forget {
+        before: UnixMs,
+        limit: usize,
+    },
     Job(jobs::Op),
 }
 
@@ -100,6 +105,14 @@ impl Op {
                 return change::change(on, id, change, note, now, tally)
                     .await
                     .map(Done::Changed);
+            }
+            Self::Audit(entries) => {
+                for entry in entries {
+                    audit::add(on, entry).await?;
+                }
+            }
+            Self::Forget { before, limit } => {
+                return audit::forget(on, *before, *limit).await.map(Done::Count);
             }
             Self::Lapse(until) => return change::lapse(on, *until, now, tally).await.map(Done::Count),
         }
