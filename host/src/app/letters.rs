@@ -17,7 +17,7 @@ pub(super) fn redrive(app: &App, clock: &Arc<dyn Clock>) -> Redrive {
         .iter()
         .map(|(name, broker)| (Arc::clone(name), broker.publisher()));
     Redrive {
-        letters: Arc::new(app.store.clone()),
+        letters: Arc::clone(&app.store.letters),
         publishers: publishers.collect(),
         routes: Arc::new(RoutesOf(Arc::clone(&app.dispatcher))),
         clock: Arc::clone(clock),

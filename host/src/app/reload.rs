@@ -109,6 +109,14 @@ impl App {
 /// Settings that are read once, when the host starts, and differ now.
 fn at_next_start(old: &Settings, new: &Settings) -> Vec<&'static str> {
     let secret = |settings: &Settings| settings.host.token.as_ref().map(|t| t.expose_secret().to_owned());
+    let store = |settings: &Settings| {
+        let url = settings
+            .store
+            .url
+            .as_ref()
+            .map(|url| url.expose_secret().to_owned());
+        (url, settings.store.schema.clone())
+    };
     let differs = |a: &dyn std::fmt::Debug, b: &dyn std::fmt::Debug| format!("{a:?}") != format!("{b:?}");
     let all = [
         ("[brokers]", differs(&old.brokers, &new.brokers)),
@@ -119,6 +127,7 @@ fn at_next_start(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("host.plugins_dir", old.host.plugins_dir != new.host.plugins_dir),
         ("host.log", old.host.log != new.host.log),
         ("host.token", secret(old) != secret(new)),
+        ("[store]", store(old) != store(new)),
         ("messaging.enabled", old.host.messaging != new.host.messaging),
         ("messaging.tasks", old.tasks_broker != new.tasks_broker),
         ("messaging.events", old.events_broker != new.events_broker),

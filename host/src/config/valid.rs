@@ -15,6 +15,7 @@ use crate::model::{MessageKind, WireFormat};
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub host: Host,
+    pub store: Store,
     pub limits: Limits,
     pub brokers: BTreeMap<String, Broker>,
     /// Broker that holds queues.
@@ -44,6 +45,13 @@ pub struct Host {
     pub log: String,
     /// Bearer token of the API; without one it listens on loopback only.
     pub token: Option<SecretString>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Store {
+    /// `postgres://…`; none: a file in the state folder.
+    pub url: Option<SecretString>,
+    pub schema: String,
 }
 
 #[derive(Debug, Clone)]

@@ -2,6 +2,7 @@
 //!
 //! Every method that changes something returns only after the change is on disk.
 
+pub mod postgres;
 pub mod sqlite;
 
 use std::borrow::Cow;
@@ -177,6 +178,8 @@ pub enum Error {
     Storage(String),
     #[error("the store at {path} cannot be opened: {reason}")]
     Open { path: String, reason: String },
+    #[error("the store at {path} does not answer: {reason}")]
+    Away { path: String, reason: String },
     /// The caller's fault: a cursor that did not come from this store.
     #[error("the store cannot do that: {0}")]
     Invalid(String),

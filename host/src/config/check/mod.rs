@@ -4,6 +4,7 @@ mod brokers;
 mod plugins;
 mod routes;
 mod secrets;
+mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -80,6 +81,7 @@ impl<'a> Check<'a> {
         let routes = self.routes(raw, &topology);
         let plugins = self.plugins(raw, &routes, &plugins_dir);
         let brokers = self.brokers(raw, &state_dir, &routes);
+        let store = self.store(&raw.store);
         let host = valid::Host {
             state_dir,
             plugins_dir,
@@ -95,6 +97,7 @@ impl<'a> Check<'a> {
         };
         Some(valid::Settings {
             host,
+            store,
             limits: valid::Limits {
                 message_bytes: usize::try_from(raw.limits.message_size.0).unwrap_or(usize::MAX),
                 headers: raw.limits.headers,

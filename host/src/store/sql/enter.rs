@@ -1,7 +1,12 @@
 //! A message that failed for good gets its row, or comes back to the one it has.
 
-use super::engine::{Connection, failed};
+use std::collections::HashSet;
+
+use sqlx::{AssertSqlSafe, QueryBuilder};
+
+use super::engine::{Connection, Database, FOR_UPDATE, failed};
 use super::row::column;
+use super::text::{stored, text};
 use super::{Error, codec, int, letters, small, trail, uint};
 use crate::model::{Attempt, DeadLetter, LetterState, UnixMs};
 use crate::store::Note;
@@ -20,28 +25,88 @@ struct Row {
     message: Vec<u8>,
 }
 
+/// Letters in one statement. Each number is a statement of its own, which the server reads once.
+const TOGETHER: [usize; 4] = [64, 16, 4, 1];
+/// Their messages, so that no statement gets larger than the server takes.
+const BYTES: usize = 4 << 20;
+
+/// The ids of the rows. Letters that nobody knows yet, which is nearly all, cost one question for many of them.
+pub(super) async fn enter_all(
+    on: &mut Connection,
+    letters: &[&DeadLetter],
+    now: UnixMs,
+) -> Result<Vec<String>, Error> {
+    let mut ids = Vec::with_capacity(letters.len());
+    let mut rest = letters;
+    while let Some((first, others)) = rest.split_first() {
+        let new = new_at_first_sight(rest);
+        let Some(size) = TOGETHER.into_iter().find(|size| *size <= new) else {
+            ids.push(enter(on, first, now).await?);
+            rest = others;
+            continue;
+        };
+        let (some, others) = rest.split_at(size);
+        let inserted = insert(on, some).await?;
+        for letter in some {
+            ids.push(if inserted.contains(&letter.id) {
+                letter.id.clone()
+            } else {
+                enter(on, letter, now).await?
+            });
+        }
+        rest = others;
+    }
+    Ok(ids)
+}
+
+/// How many at the front have nothing that must come before them: another row to look for, or one of the same id.
+fn new_at_first_sight(letters: &[&DeadLetter]) -> usize {
+    let mut seen = HashSet::new();
+    let mut bytes = 0;
+    letters
+        .iter()
+        .take(TOGETHER.into_iter().max().unwrap_or(1))
+        .take_while(|letter| {
+            bytes += letter.raw.size();
+            letter.sent_from().is_none_or(|id| id == letter.id)
+                && seen.insert(letter.id.as_str())
+                && (bytes <= BYTES || seen.len() == 1)
+        })
+        .count()
+}
+
 /// The id of the row.
-pub(super) async fn enter(on: &mut Connection, letter: &DeadLetter, now: UnixMs) -> Result<String, Error> {
-    let Some(row) = row_of(on, letter).await? else {
-        insert(on, letter).await?;
-        return Ok(letter.id.clone());
+async fn enter(on: &mut Connection, letter: &DeadLetter, now: UnixMs) -> Result<String, Error> {
+    let mut found = row_of(on, letter).await?;
+    if found.is_none() {
+        if insert(on, &[letter]).await?.contains(&letter.id) {
+            return Ok(letter.id.clone());
+        }
+        // Another host was quicker.
+        found = find(on, &letter.id).await?;
+    }
+    let Some(row) = found else {
+        return Err(Error::Storage(format!(
+            "letter `{}` is there and cannot be read",
+            letter.id
+        )));
     };
     let (attempts, earlier) = lives(&row, letter);
     let attempts = serde_json::to_string(&attempts).map_err(|e| Error::Storage(e.to_string()))?;
     sqlx::query(
         "UPDATE dead_letters SET route = $2, plugin = $3, digest = $4, class = $5, reason = $6, code = $7, attempts = $8,
-             earlier = $9, state = $10, reprocessed = $11, holder = NULL, lease_until_ms = NULL,
+             earlier = $9, state = $10, reprocessed = $11, holder = NULL, lease_until_ms = NULL, host = NULL,
              first_failure_ms = CASE WHEN first_failure_ms < $12 THEN first_failure_ms ELSE $12 END,
              last_failure_ms = CASE WHEN last_failure_ms > $13 THEN last_failure_ms ELSE $13 END
          WHERE id = $1",
     )
-    .bind(&row.id)
-    .bind(&letter.route)
-    .bind(&letter.plugin)
-    .bind(&letter.digest)
+    .bind(stored(&row.id))
+    .bind(letter.route.as_deref().map(stored))
+    .bind(letter.plugin.as_deref().map(stored))
+    .bind(letter.digest.as_deref().map(stored))
     .bind(letter.class.as_str())
-    .bind(&letter.reason)
-    .bind(&letter.code)
+    .bind(stored(&letter.reason))
+    .bind(letter.code.as_deref().map(stored))
     .bind(attempts)
     .bind(i64::try_from(earlier).unwrap_or(i64::MAX))
     .bind(letter.state.as_str())
@@ -90,12 +155,15 @@ async fn row_of(on: &mut Connection, letter: &DeadLetter) -> Result<Option<Row>,
 }
 
 async fn find(on: &mut Connection, id: &str) -> Result<Option<Row>, Error> {
-    let found =
-        sqlx::query("SELECT state, attempts, earlier, reprocessed, message FROM dead_letters WHERE id = $1")
-            .bind(id)
-            .fetch_optional(on)
-            .await
-            .map_err(failed)?;
+    // Two hosts that enter it at once must not both work from what it was before.
+    let sql = format!(
+        "SELECT state, attempts, earlier, reprocessed, message FROM dead_letters WHERE id = $1{FOR_UPDATE}"
+    );
+    let found = sqlx::query(AssertSqlSafe(sql))
+        .bind(stored(id))
+        .fetch_optional(on)
+        .await
+        .map_err(failed)?;
     let Some(found) = found else { return Ok(None) };
     // What somebody's hand made unreadable must not keep a message from being settled.
     Ok(Some(Row {
@@ -108,32 +176,40 @@ async fn find(on: &mut Connection, id: &str) -> Result<Option<Row>, Error> {
     }))
 }
 
-async fn insert(on: &mut Connection, letter: &DeadLetter) -> Result<(), Error> {
-    let attempts = serde_json::to_string(&letter.attempts).map_err(|e| Error::Storage(e.to_string()))?;
-    sqlx::query(
+/// The ids of those that had none there.
+async fn insert(on: &mut Connection, letters: &[&DeadLetter]) -> Result<HashSet<String>, Error> {
+    let mut query: QueryBuilder<Database> = QueryBuilder::new(
         "INSERT INTO dead_letters (id, destination, message_id, message_type, route, plugin, digest, class, reason, code,
-                                   attempts, first_failure_ms, last_failure_ms, trace_id, state, message, reprocessed)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
-    )
-    .bind(&letter.id)
-    .bind(&*letter.raw.origin.destination)
-    .bind(&letter.message_id)
-    .bind(&letter.message_type)
-    .bind(&letter.route)
-    .bind(&letter.plugin)
-    .bind(&letter.digest)
-    .bind(letter.class.as_str())
-    .bind(&letter.reason)
-    .bind(&letter.code)
-    .bind(attempts)
-    .bind(int(letter.first_failure_ms))
-    .bind(int(letter.last_failure_ms))
-    .bind(&letter.trace_id)
-    .bind(letter.state.as_str())
-    .bind(codec::write(&letter.raw))
-    .bind(i64::from(letter.reprocessed))
-    .execute(on)
-    .await
-    .map_err(failed)?;
-    Ok(())
+                                   attempts, first_failure_ms, last_failure_ms, trace_id, state, message, reprocessed) ",
+    );
+    let mut rows = Vec::with_capacity(letters.len());
+    for letter in letters {
+        rows.push((
+            letter,
+            serde_json::to_string(&letter.attempts).map_err(|e| Error::Storage(e.to_string()))?,
+        ));
+    }
+    let maybe = |text: &Option<String>| text.as_deref().map(|text| stored(text).into_owned());
+    query.push_values(rows, |mut row, (letter, attempts)| {
+        row.push_bind(stored(&letter.id).into_owned())
+            .push_bind(stored(&letter.raw.origin.destination).into_owned())
+            .push_bind(maybe(&letter.message_id))
+            .push_bind(maybe(&letter.message_type))
+            .push_bind(maybe(&letter.route))
+            .push_bind(maybe(&letter.plugin))
+            .push_bind(maybe(&letter.digest))
+            .push_bind(letter.class.as_str())
+            .push_bind(stored(&letter.reason).into_owned())
+            .push_bind(maybe(&letter.code))
+            .push_bind(attempts)
+            .push_bind(int(letter.first_failure_ms))
+            .push_bind(int(letter.last_failure_ms))
+            .push_bind(maybe(&letter.trace_id))
+            .push_bind(letter.state.as_str())
+            .push_bind(codec::write(&letter.raw))
+            .push_bind(i64::from(letter.reprocessed));
+    });
+    query.push(" ON CONFLICT (id) DO NOTHING RETURNING id");
+    let rows = query.build().fetch_all(on).await.map_err(failed)?;
+    rows.iter().map(|row| text(row, "id")).collect()
 }

@@ -7,9 +7,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::QueryBuilder;
 
-use super::engine::{Database, LIKE, Row, failed};
+use super::change::Over;
+use super::engine::{Database, LIKE, Row, SNAPSHOT, answered};
 use super::op::{Done, Op};
 use super::row::{column, corrupt};
+use super::text::{maybe_text, stored, text};
 use super::{Error, Store, codec, int, small, trail, uint};
 use crate::model::{DeadLetter, FailureClass, LetterState};
 use crate::store::{Change, Changed, DeadLetters, Entry, LetterFilter, LetterPage, Note, Page};
@@ -18,22 +20,32 @@ use crate::store::{Change, Changed, DeadLetters, Entry, LetterFilter, LetterPage
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
 
+/// What [`letter()`] reads. By name: a newer host may add columns while this one runs, and Postgres refuses a prepared `*`
+/// that means something else than before.
+macro_rules! columns {
+    () => {
+        "id, message_id, message_type, route, plugin, digest, class, reason, code, attempts, first_failure_ms,
+         last_failure_ms, trace_id, state, message, reprocessed"
+    };
+}
+pub(super) use columns;
+
 pub(super) fn letter(row: &Row) -> Result<DeadLetter, Error> {
-    let id: String = column(row, "id")?;
+    let id = text(row, "id")?;
     Ok(DeadLetter {
         raw: codec::read(column(row, "message")?).ok_or_else(|| corrupt("the message", &id))?,
-        message_id: column(row, "message_id")?,
-        message_type: column(row, "message_type")?,
-        route: column(row, "route")?,
-        plugin: column(row, "plugin")?,
-        digest: column(row, "digest")?,
+        message_id: maybe_text(row, "message_id")?,
+        message_type: maybe_text(row, "message_type")?,
+        route: maybe_text(row, "route")?,
+        plugin: maybe_text(row, "plugin")?,
+        digest: maybe_text(row, "digest")?,
         class: word(column(row, "class")?).ok_or_else(|| corrupt("the failure class", &id))?,
-        reason: column(row, "reason")?,
-        code: column(row, "code")?,
+        reason: text(row, "reason")?,
+        code: maybe_text(row, "code")?,
         attempts: serde_json::from_str(column(row, "attempts")?).map_err(|_| corrupt("the attempts", &id))?,
         first_failure_ms: uint(column(row, "first_failure_ms")?),
         last_failure_ms: uint(column(row, "last_failure_ms")?),
-        trace_id: column(row, "trace_id")?,
+        trace_id: maybe_text(row, "trace_id")?,
         state: word(column(row, "state")?).ok_or_else(|| corrupt("the state", &id))?,
         reprocessed: small(column(row, "reprocessed")?),
         id,
@@ -59,7 +71,7 @@ fn matching(query: &mut QueryBuilder<Database>, filter: &LetterFilter) {
                 .push(" AND ")
                 .push(column)
                 .push(" = ")
-                .push_bind(wanted.to_owned());
+                .push_bind(stored(wanted).into_owned());
         }
     }
     if filter.open {
@@ -68,7 +80,10 @@ fn matching(query: &mut QueryBuilder<Database>, filter: &LetterFilter) {
     if let Some(text) = filter.text.as_deref().filter(|text| !text.is_empty()) {
         let pattern = format!(
             "%{}%",
-            text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_")
+            stored(text)
+                .replace('\\', "\\\\")
+                .replace('%', "\\%")
+                .replace('_', "\\_")
         );
         query.push(" AND (1 = 0");
         for column in ["reason", "code", "message_id", "destination"] {
@@ -107,7 +122,7 @@ impl DeadLetters for Store {
         } else {
             page.limit.min(MAX_LIMIT)
         };
-        let mut query = QueryBuilder::new("SELECT * FROM dead_letters");
+        let mut query = QueryBuilder::new(concat!("SELECT ", columns!(), " FROM dead_letters"));
         matching(&mut query, filter);
         if let Some(cursor) = &page.cursor {
             let (last_failure, id) = place(cursor)
@@ -115,7 +130,7 @@ impl DeadLetters for Store {
             query
                 .push(" AND (last_failure_ms, id) < (")
                 .push_bind(last_failure);
-            query.push(", ").push_bind(id).push(")");
+            query.push(", ").push_bind(stored(&id).into_owned()).push(")");
         }
         query.push(" ORDER BY last_failure_ms DESC, id DESC LIMIT ");
         // One more than asked for tells whether there is a next page.
@@ -128,14 +143,14 @@ impl DeadLetters for Store {
         matching(&mut counting, filter);
 
         // One snapshot, so that count and letters belong together.
-        let mut snapshot = self.readers().begin().await.map_err(failed)?;
-        let count: i64 = counting
-            .build_query_scalar()
-            .fetch_one(&mut *snapshot)
-            .await
-            .map_err(failed)?;
-        let rows = query.build().fetch_all(&mut *snapshot).await.map_err(failed)?;
-        snapshot.rollback().await.map_err(failed)?;
+        let (count, rows) = answered(Box::pin(async {
+            let mut snapshot = self.readers().begin_with(SNAPSHOT).await?;
+            let count: i64 = counting.build_query_scalar().fetch_one(&mut *snapshot).await?;
+            let rows = query.build().fetch_all(&mut *snapshot).await?;
+            snapshot.rollback().await?;
+            Ok((count, rows))
+        }))
+        .await?;
 
         let letters: Vec<DeadLetter> = rows.iter().take(limit).map(letter).collect::<Result<_, _>>()?;
         let next = letters.last().filter(|_| rows.len() > limit).map(cursor);
@@ -147,31 +162,31 @@ impl DeadLetters for Store {
     }
 
     async fn get(&self, id: &str) -> Result<Option<DeadLetter>, Error> {
-        sqlx::query("SELECT * FROM dead_letters WHERE id = $1")
-            .bind(id)
-            .fetch_optional(self.readers())
-            .await
-            .map_err(failed)?
+        let query = sqlx::query(concat!("SELECT ", columns!(), " FROM dead_letters WHERE id = $1"));
+        answered(query.bind(stored(id)).fetch_optional(self.readers()))
+            .await?
             .as_ref()
             .map(letter)
             .transpose()
     }
 
     async fn depth(&self) -> Result<Vec<(String, u64)>, Error> {
-        let rows: Vec<(String, i64)> = sqlx::query_as(
-            "SELECT destination, COUNT(*) FROM dead_letters WHERE state = 'dead' GROUP BY destination ORDER BY destination",
-        )
-        .fetch_all(self.readers())
-        .await
-        .map_err(failed)?;
-        Ok(rows
-            .into_iter()
-            .map(|(destination, letters)| (destination, uint(letters)))
-            .collect())
+        let query = sqlx::query(
+            "SELECT destination, COUNT(*) AS letters FROM dead_letters WHERE state = 'dead'
+             GROUP BY destination ORDER BY destination",
+        );
+        answered(query.fetch_all(self.readers()))
+            .await?
+            .iter()
+            .map(|row| Ok((text(row, "destination")?, uint(column(row, "letters")?))))
+            .collect()
     }
 
     async fn change(&self, id: &str, change: Change, note: Note) -> Result<Changed, Error> {
-        match self.write(Op::Change(id.to_owned(), change, note)).await? {
+        match self
+            .write(Op::Change(id.to_owned(), change, note, self.host()))
+            .await?
+        {
             Done::Changed(changed) => Ok(changed),
             _ => Ok(Changed::Unknown),
         }
@@ -180,17 +195,14 @@ impl DeadLetters for Store {
     async fn lapse(&self) -> Result<u64, Error> {
         let now = self.inner.clock.now_ms();
         // Asked often, and nearly always for nothing: only what is there costs a transaction.
-        let any: bool = sqlx::query_scalar(
+        let any = sqlx::query_scalar(
             "SELECT EXISTS (SELECT 1 FROM dead_letters WHERE state = 'retrying' AND lease_until_ms <= $1)",
         )
-        .bind(int(now))
-        .fetch_one(self.readers())
-        .await
-        .map_err(failed)?;
-        if !any {
+        .bind(int(now));
+        if !answered(any.fetch_one(self.readers())).await? {
             return Ok(0);
         }
-        self.write(Op::Lapse(Some(now))).await.map(Done::count)
+        self.write(Op::Lapse(Over::By(now))).await.map(Done::count)
     }
 
     async fn trail(&self, id: &str) -> Result<Vec<Entry>, Error> {
