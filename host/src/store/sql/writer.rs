@@ -229,8 +229,10 @@ async fn lock_lanes(connection: &mut Connection, ops: &[Op]) -> Result<(), Error
         .filter_map(|row| Some((stored(&row.route), row.lane.as_deref()?)))
         .collect();
     let lanes: Vec<(&str, &[u8])> = names.iter().map(|(route, lane)| (&**route, *lane)).collect();
-    if lanes.is_empty() && touched.ids.is_empty() {
+    let ids: Vec<_> = touched.ids.iter().map(|id| stored(id)).collect();
+    let ids: Vec<&str> = ids.iter().map(|id| &**id).collect();
+    if lanes.is_empty() && ids.is_empty() {
         return Ok(());
     }
-    bounded(engine::lock_lanes(connection, &lanes, &touched.ids)).await
+    bounded(engine::lock_lanes(connection, &lanes, &ids)).await
 }
