@@ -28,4 +28,5 @@ mod order;
 mod reload;
 mod seen;
 mod smoke;
+mod store;
 mod swap;
