@@ -10,7 +10,7 @@ use crate::error::{STORE_STORAGE, STORE_UNREACHABLE};
 use crate::model::{Clock, Ids};
 use crate::store::postgres::{self, PostgresStore};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{DeadLetters, Error, Retries};
+use crate::store::{Audit, DeadLetters, Error, Retries};
 
 /// How long a start waits for a database that is away: a restart or a failover of it, or a whole site that starts at once.
 /// Not for ever: whoever started the host hears of it and starts it again. And not "ready later": what waits in the store comes
@@ -22,6 +22,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Store {
     pub retries: Arc<dyn Retries>,
     pub letters: Arc<dyn DeadLetters>,
+    pub audit: Arc<dyn Audit>,
     engine: Engine,
 }
 
@@ -69,6 +70,7 @@ impl Store {
         Self {
             retries: Arc::new(store.clone()),
             letters: Arc::new(store.clone()),
+            audit: Arc::new(store.clone()),
             engine: Engine::Sqlite(store),
         }
     }
@@ -77,6 +79,7 @@ impl Store {
         Self {
             retries: Arc::new(store.clone()),
             letters: Arc::new(store.clone()),
+            audit: Arc::new(store.clone()),
             engine: Engine::Postgres(store),
         }
     }

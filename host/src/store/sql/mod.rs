@@ -7,6 +7,7 @@
 //! All changes go through one [`writer`], which commits everything that waits in one transaction; reads have a small pool of
 //! their own. Text is written by [`text::stored`], so that it is the same text in both.
 
+mod audit;
 mod change;
 pub(super) mod codec;
 mod enter;

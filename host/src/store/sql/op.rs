@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::change::{self, Over};
 use super::engine::Connection;
 use super::retries::{self, Claim};
-use super::{Error, enter};
+use super::{Error, audit, enter};
 use crate::model::{DeadLetter, UnixMs};
-use crate::store::{Change, Changed, Note, Parked};
+use crate::store::{AuditEntry, Change, Changed, Note, Parked};
 
 pub(super) enum Op {
     Park(Vec<Parked>),
@@ -24,6 +24,11 @@ pub(super) enum Op {
     Enter(Vec<DeadLetter>),
     Change(String, Change, Note, Arc<str>),
     Lapse(Over),
+    Audit(Vec<AuditEntry>),
+    Forget {
+        before: UnixMs,
+        limit: usize,
+    },
 }
 
 #[derive(Debug)]
@@ -75,7 +80,9 @@ impl Op {
             | Self::Reclaim(_)
             | Self::Enter(_)
             | Self::Change(..)
-            | Self::Lapse(_) => {}
+            | Self::Lapse(_)
+            | Self::Audit(_)
+            | Self::Forget { .. } => {}
         }
     }
 
@@ -109,6 +116,14 @@ impl Op {
                 return change::change(on, id, change, note, host, now)
                     .await
                     .map(Done::Changed);
+            }
+            Self::Audit(entries) => {
+                for entry in entries {
+                    audit::add(on, entry).await?;
+                }
+            }
+            Self::Forget { before, limit } => {
+                return audit::forget(on, *before, *limit).await.map(Done::Count);
             }
             Self::Lapse(over) => return change::lapse(on, over, now).await.map(Done::Count),
         }

@@ -11,7 +11,8 @@ use super::engine::{self, BYTES, Connection, KEY, LANE, SERIAL};
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_init.sql"),
     include_str!("migrations/0002_letter_trail.sql"),
-    include_str!("migrations/0006_hosts.sql"),
+    include_str!("migrations/0006_audit.sql"),
+    include_str!("migrations/0007_hosts.sql"),
 ];
 
 /// The error is the reason why the store cannot be opened.

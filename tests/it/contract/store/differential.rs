@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use helix_host::model::{DeadLetter, FailureClass, LetterState, header};
-use helix_host::store::{Change, LetterFilter, Page, Parked};
+use helix_host::store::{AuditEntry, Change, LetterFilter, Page, Parked};
 
 use super::stage::{Engine, Hands, LEASE, Stage, Store, attempt, letter, message, note, parked};
 
@@ -48,6 +48,9 @@ enum Step {
     Letter(String),
     Lane(String, Vec<u8>),
     Overview,
+    Record(Vec<AuditEntry>),
+    Forget(u64, usize),
+    Audited(Option<u64>, usize),
     Later(u64),
 }
 
@@ -142,6 +145,18 @@ impl Dice {
         }
     }
 
+    fn entry(&mut self, now: u64) -> AuditEntry {
+        AuditEntry {
+            at_ms: now,
+            actor: self.of(&WORDS).to_owned(),
+            role: self.of(&WORDS).to_owned(),
+            action: self.of(&WORDS).to_owned(),
+            target: self.of(&WORDS).to_owned(),
+            status: 200 + self.below(300) as u16,
+            count: self.below(9) as u64,
+        }
+    }
+
     fn filter(&mut self) -> LetterFilter {
         let text = [
             "W",
@@ -167,7 +182,7 @@ impl Dice {
     }
 
     fn step(&mut self, now: u64, cursors: &[String]) -> Step {
-        match self.below(20) {
+        match self.below(22) {
             0..3 => Step::Park((0..=self.below(4)).map(|_| self.row(now)).collect()),
             3..5 => Step::Claim(now, self.below(5)),
             5 => Step::Complete(self.row_id()),
@@ -197,6 +212,10 @@ impl Dice {
                 self.of(&LANES).unwrap_or(b"y").to_vec(),
             ),
             18 => Step::Overview,
+            19 => Step::Record((0..self.below(3)).map(|_| self.entry(now)).collect()),
+            // The newest stays: SQLite would give its number again.
+            20 if self.chance(40) => Step::Forget(now.saturating_sub(5_000), self.below(4)),
+            20 => Step::Audited(self.chance(50).then(|| self.below(40) as u64), self.below(5)),
             _ => Step::Later(self.below(700) as u64),
         }
     }
@@ -231,6 +250,9 @@ async fn take(store: &dyn Store, step: &Step) -> String {
                 + &said(store.lanes().await)
                 + &said(store.depth().await)
         }
+        Step::Record(entries) => said(store.record(entries.clone()).await),
+        Step::Forget(before, limit) => said(store.forget(*before, *limit).await),
+        Step::Audited(before, limit) => said(store.audit(*before, *limit).await),
         Step::Later(_) => String::new(),
     }
 }
