@@ -127,6 +127,7 @@ async fn while_the_database_is_away_successes_go_on_and_failures_wait() {
         "dead letter; look",
         "stays unacknowledged and is tried again",
         "cannot read due retries",
+        "a request is missing in the audit table",
         "sqlx",
     ];
     assert_eq!(host.unexpected_lines(&known), Vec::<String>::new());

@@ -160,9 +160,11 @@ pub fn launch(cluster: &mut Cluster) -> Result<()> {
     rotate(&log)?;
     // Left by one that was killed with all its children. Where nobody collects its exit status, its pid looks like one that
     // runs, and Postgres would not start.
-    let claim = data(cluster).join("postmaster.pid");
-    if claim.exists() {
-        fs::remove_file(claim)?;
+    let socket = format!(".s.PGSQL.{}.lock", cluster.port);
+    for claim in [data(cluster).join("postmaster.pid"), cluster.data.join(socket)] {
+        if claim.exists() {
+            fs::remove_file(claim)?;
+        }
     }
     cluster.process = Some(Process::spawn(
         command("postgres")?.arg("-D").arg(data(cluster)),
