@@ -50,6 +50,8 @@ pub struct App {
     /// A task failed that the host cannot do without.
     fatal: CancellationToken,
     stopping: CancellationToken,
+    /// No job over dead letters has one under way any more.
+    jobs_idle: CancellationToken,
     /// Held as long as the host lives.
     _lock: std::fs::File,
 }
@@ -145,6 +147,7 @@ impl App {
             stop: CancellationToken::new(),
             fatal,
             stopping: CancellationToken::new(),
+            jobs_idle: CancellationToken::new(),
             _lock: lock,
         });
         app.follow_plugins();
@@ -156,12 +159,21 @@ impl App {
     fn spawn(self: &Arc<Self>, listener: tokio::net::TcpListener, clock: Arc<dyn Clock>) -> Tasks {
         let settings = self.settings.load_full();
         let mut tasks = Tasks::new(self.fatal.clone());
+        let redrive = Arc::new(letters::redrive(self, &clock));
+        let nudge = Arc::new(tokio::sync::Notify::new());
+        if settings.host.messaging {
+            tasks.spawn(Kind::Jobs, letters::runner(self, &redrive, &nudge).run());
+        } else {
+            self.jobs_idle.cancel();
+        }
         let api = Arc::new(Api {
             brokers: self.brokers.clone(),
             targets: self.context.targets.clone(),
             plugins: Arc::new(self.runtime.clone()),
             letters: Arc::clone(&self.store.letters),
-            redrive: Arc::new(letters::redrive(self, &clock)),
+            redrive,
+            jobs: Arc::clone(&self.store.jobs),
+            nudge,
             retries: Arc::clone(&self.store.retries),
             dispatcher: Arc::clone(&self.dispatcher),
             metrics: Arc::clone(&self.metrics),
@@ -329,7 +341,9 @@ impl App {
         let limit = self.settings.load().host.drain;
         self.stopping.cancel();
         tracing::info!(limit_s = limit.as_secs(), "draining");
-        self.dispatcher.drain(limit).await;
+        let jobs = tokio::time::timeout(limit, self.jobs_idle.cancelled());
+        // Those that are not idle by then are taken up again at the next start.
+        let _ = tokio::join!(self.dispatcher.drain(limit), jobs);
         for broker in self.brokers.values() {
             broker.close().await;
         }

@@ -30,6 +30,8 @@ pub enum Kind {
     Sweep,
     /// Deletes old rows of the audit table.
     Audit,
+    /// Runs jobs over dead letters.
+    Jobs,
     /// Rebuilds the handler (`helix dev`).
     Rebuild,
 }
@@ -52,6 +54,7 @@ impl Kind {
             | Self::Gauges
             | Self::Sweep
             | Self::Audit
+            | Self::Jobs
             | Self::Rebuild => OnError::Log,
         }
     }

@@ -31,7 +31,7 @@ use crate::dispatch::{Dispatcher, Targets};
 use crate::dlq::Redrive;
 use crate::guest::Plugins;
 use crate::model::{Clock, Ids};
-use crate::store::{Audit, DeadLetters, Retries};
+use crate::store::{Audit, DeadLetters, Jobs, Retries};
 use crate::telemetry::Metrics;
 
 /// What the handlers of the API need.
@@ -41,6 +41,9 @@ pub struct Api {
     pub plugins: Arc<dyn Plugins>,
     pub letters: Arc<dyn DeadLetters>,
     pub redrive: Arc<Redrive>,
+    pub jobs: Arc<dyn Jobs>,
+    /// Wakes whoever runs jobs.
+    pub nudge: Arc<tokio::sync::Notify>,
     pub retries: Arc<dyn Retries>,
     pub dispatcher: Arc<Dispatcher>,
     pub metrics: Arc<Metrics>,
@@ -68,12 +71,18 @@ pub fn router(api: Arc<Api>) -> Router {
     let limit = api.body_limit;
     let viewer = Router::new()
         .route("/v1/messaging/dlq", get(dlq::list))
+        .route("/v1/messaging/dlq/groups", get(dlq::groups))
+        .route("/v1/messaging/dlq/jobs", get(dlq::jobs))
+        .route("/v1/messaging/dlq/jobs/{id}", get(dlq::job))
+        .route("/v1/messaging/dlq/jobs/{id}/results", get(dlq::results))
         .route("/v1/messaging/dlq/{id}", get(dlq::show))
         .route("/v1/messaging/plugins", get(plugins::list))
         .route_layer(from_fn_with_state(Arc::clone(&api), auth::require_viewer));
     let operator = Router::new()
         .route("/v1/messaging/tasks/{queue}", post(publish::task))
         .route("/v1/messaging/events/{topic}", post(publish::event))
+        .route("/v1/messaging/dlq/jobs", post(dlq::create))
+        .route("/v1/messaging/dlq/jobs/{id}", delete(dlq::cancel))
         .route("/v1/messaging/dlq/{id}", delete(dlq::discard))
         .route("/v1/messaging/dlq/{id}/reprocess", post(dlq::reprocess))
         .route("/v1/messaging/dlq/{id}/discard", delete(dlq::discard))

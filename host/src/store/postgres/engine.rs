@@ -27,6 +27,7 @@ pub(super) const BYTES: &str = "BYTEA";
 pub(super) const KEY: &str = "TEXT COLLATE \"C\"";
 /// An entry of an index has 2704 bytes at most.
 pub(super) const LANE: &str = "sha256(lane)";
+pub(super) const TYPE: &str = "left(message_type, 200)";
 
 /// The condition that a row's lane is this parameter.
 pub(super) fn same_lane(parameter: &str) -> String {

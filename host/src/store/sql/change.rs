@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::engine::{Connection, failed};
 use super::row::{column, corrupt};
+use super::tally::Tally;
 use super::text::{stored, text};
 use super::{Error, int, letters, retries, trail};
 use crate::model::clock::duration_ms;
@@ -18,6 +19,7 @@ pub(super) async fn change(
     note: &Note,
     host: &str,
     now: UnixMs,
+    tally: &mut Tally,
 ) -> Result<Changed, Error> {
     let (from, to) = (change.from(), change.to());
     let (holder, until, host) = match change {
@@ -28,7 +30,8 @@ pub(super) async fn change(
     let changed = sqlx::query(concat!(
         "UPDATE dead_letters SET state = $3, holder = $4, lease_until_ms = $5, host = $7
          WHERE id = $1 AND state = $2 AND holder IS NOT DISTINCT FROM $6 RETURNING ",
-        letters::columns!()
+        letters::columns!(),
+        ", grp, destination"
     ))
     .bind(stored(id))
     .bind(from.as_str())
@@ -43,6 +46,7 @@ pub(super) async fn change(
     let Some(row) = changed else {
         return Ok(state(on, id).await?.map_or(Changed::Unknown, Changed::Conflict));
     };
+    tally.moved(&letters::kind(&row)?, from, to);
     trail::add(on, id, now, (from, to), note).await?;
     if let Change::Sent { park: Some(row), .. } = change {
         retries::insert(on, row).await?;
@@ -72,7 +76,12 @@ pub(super) enum Over {
     Of(Arc<str>),
 }
 
-pub(super) async fn lapse(on: &mut Connection, over: &Over, now: UnixMs) -> Result<u64, Error> {
+pub(super) async fn lapse(
+    on: &mut Connection,
+    over: &Over,
+    now: UnixMs,
+    tally: &mut Tally,
+) -> Result<u64, Error> {
     let (until, host) = match over {
         Over::By(until) => (Some(int(*until)), None),
         Over::Of(host) => (None, Some(&**host)),
@@ -81,7 +90,7 @@ pub(super) async fn lapse(on: &mut Connection, over: &Over, now: UnixMs) -> Resu
     let rows = sqlx::query(
         "UPDATE dead_letters SET state = 'dead', holder = NULL, lease_until_ms = NULL, host = NULL
          WHERE state = 'retrying' AND (lease_until_ms <= $1 OR host = $2 OR ($2 IS NOT NULL AND host IS NULL))
-         RETURNING id",
+         RETURNING id, grp, destination, message_type",
     )
     .bind(until)
     .bind(host)
@@ -95,7 +104,9 @@ pub(super) async fn lapse(on: &mut Connection, over: &Over, now: UnixMs) -> Resu
     };
     for row in &rows {
         let id = text(row, "id")?;
-        trail::add(on, &id, now, (LetterState::Retrying, LetterState::Dead), &note).await?;
+        let (from, to) = (LetterState::Retrying, LetterState::Dead);
+        tally.moved(&letters::kind(row)?, from, to);
+        trail::add(on, &id, now, (from, to), &note).await?;
     }
     Ok(rows.len() as u64)
 }

@@ -6,9 +6,10 @@ use sqlx::{AssertSqlSafe, QueryBuilder};
 
 use super::engine::{Connection, Database, FOR_UPDATE, failed};
 use super::row::column;
+use super::tally::{Kind, Tally};
 use super::text::{stored, text};
 use super::{Error, codec, int, letters, small, trail, uint};
-use crate::model::{Attempt, DeadLetter, LetterState, UnixMs};
+use crate::model::{Attempt, DeadLetter, Fingerprint, LetterState, UnixMs};
 use crate::store::Note;
 
 /// Attempts that a letter keeps: of the latest lives when it was sent again very often.
@@ -23,6 +24,8 @@ struct Row {
     earlier: usize,
     reprocessed: u32,
     message: Vec<u8>,
+    /// As it is counted.
+    kind: Kind,
 }
 
 /// Letters in one statement. Each number is a statement of its own, which the server reads once.
@@ -35,23 +38,24 @@ pub(super) async fn enter_all(
     on: &mut Connection,
     letters: &[&DeadLetter],
     now: UnixMs,
+    tally: &mut Tally,
 ) -> Result<Vec<String>, Error> {
     let mut ids = Vec::with_capacity(letters.len());
     let mut rest = letters;
     while let Some((first, others)) = rest.split_first() {
         let new = new_at_first_sight(rest);
         let Some(size) = TOGETHER.into_iter().find(|size| *size <= new) else {
-            ids.push(enter(on, first, now).await?);
+            ids.push(enter(on, first, now, tally).await?);
             rest = others;
             continue;
         };
         let (some, others) = rest.split_at(size);
-        let inserted = insert(on, some).await?;
+        let inserted = insert(on, some, tally).await?;
         for letter in some {
             ids.push(if inserted.contains(&letter.id) {
                 letter.id.clone()
             } else {
-                enter(on, letter, now).await?
+                enter(on, letter, now, tally).await?
             });
         }
         rest = others;
@@ -76,15 +80,22 @@ fn new_at_first_sight(letters: &[&DeadLetter]) -> usize {
 }
 
 /// The id of the row.
-async fn enter(on: &mut Connection, letter: &DeadLetter, now: UnixMs) -> Result<String, Error> {
+async fn enter(
+    on: &mut Connection,
+    letter: &DeadLetter,
+    now: UnixMs,
+    tally: &mut Tally,
+) -> Result<String, Error> {
+    let group = Fingerprint::of(letter).group;
     let mut found = row_of(on, letter).await?;
     if found.is_none() {
-        if insert(on, &[letter]).await?.contains(&letter.id) {
+        if insert(on, &[letter], tally).await?.contains(&letter.id) {
             return Ok(letter.id.clone());
         }
         // Another host was quicker.
         found = find(on, &letter.id).await?;
     }
+    tally.seen(Fingerprint::of(letter), letter);
     let Some(row) = found else {
         return Err(Error::Storage(format!(
             "letter `{}` is there and cannot be read",
@@ -97,7 +108,7 @@ async fn enter(on: &mut Connection, letter: &DeadLetter, now: UnixMs) -> Result<
         "UPDATE dead_letters SET route = $2, plugin = $3, digest = $4, class = $5, reason = $6, code = $7, attempts = $8,
              earlier = $9, state = $10, reprocessed = $11, holder = NULL, lease_until_ms = NULL, host = NULL,
              first_failure_ms = CASE WHEN first_failure_ms < $12 THEN first_failure_ms ELSE $12 END,
-             last_failure_ms = CASE WHEN last_failure_ms > $13 THEN last_failure_ms ELSE $13 END
+             last_failure_ms = CASE WHEN last_failure_ms > $13 THEN last_failure_ms ELSE $13 END, grp = $14
          WHERE id = $1",
     )
     .bind(stored(&row.id))
@@ -113,9 +124,12 @@ async fn enter(on: &mut Connection, letter: &DeadLetter, now: UnixMs) -> Result<
     .bind(i64::from(letter.reprocessed))
     .bind(int(letter.first_failure_ms))
     .bind(int(letter.last_failure_ms))
+    .bind(&group)
     .execute(&mut *on)
     .await
     .map_err(failed)?;
+    tally.count(row.kind.clone(), row.state, -1);
+    tally.count(row.kind.in_group(group), letter.state, 1);
     if row.state != letter.state {
         let note = Note {
             actor: trail::HOST.to_owned(),
@@ -157,7 +171,8 @@ async fn row_of(on: &mut Connection, letter: &DeadLetter) -> Result<Option<Row>,
 async fn find(on: &mut Connection, id: &str) -> Result<Option<Row>, Error> {
     // Two hosts that enter it at once must not both work from what it was before.
     let sql = format!(
-        "SELECT state, attempts, earlier, reprocessed, message FROM dead_letters WHERE id = $1{FOR_UPDATE}"
+        "SELECT state, attempts, earlier, reprocessed, message, grp, destination, message_type
+         FROM dead_letters WHERE id = $1{FOR_UPDATE}"
     );
     let found = sqlx::query(AssertSqlSafe(sql))
         .bind(stored(id))
@@ -173,24 +188,30 @@ async fn find(on: &mut Connection, id: &str) -> Result<Option<Row>, Error> {
         earlier: usize::try_from(uint(column(&found, "earlier")?)).unwrap_or(usize::MAX),
         reprocessed: small(column(&found, "reprocessed")?),
         message: column(&found, "message")?,
+        kind: letters::kind(&found)?,
     }))
 }
 
-/// The ids of those that had none there.
-async fn insert(on: &mut Connection, letters: &[&DeadLetter]) -> Result<HashSet<String>, Error> {
+/// The ids of those that had none there. They are counted.
+async fn insert(
+    on: &mut Connection,
+    letters: &[&DeadLetter],
+    tally: &mut Tally,
+) -> Result<HashSet<String>, Error> {
     let mut query: QueryBuilder<Database> = QueryBuilder::new(
         "INSERT INTO dead_letters (id, destination, message_id, message_type, route, plugin, digest, class, reason, code,
-                                   attempts, first_failure_ms, last_failure_ms, trace_id, state, message, reprocessed) ",
+                                   attempts, first_failure_ms, last_failure_ms, trace_id, state, message, reprocessed, grp) ",
     );
     let mut rows = Vec::with_capacity(letters.len());
     for letter in letters {
         rows.push((
             letter,
+            Fingerprint::of(letter),
             serde_json::to_string(&letter.attempts).map_err(|e| Error::Storage(e.to_string()))?,
         ));
     }
     let maybe = |text: &Option<String>| text.as_deref().map(|text| stored(text).into_owned());
-    query.push_values(rows, |mut row, (letter, attempts)| {
+    query.push_values(&rows, |mut row, (letter, print, attempts)| {
         row.push_bind(stored(&letter.id).into_owned())
             .push_bind(stored(&letter.raw.origin.destination).into_owned())
             .push_bind(maybe(&letter.message_id))
@@ -201,15 +222,26 @@ async fn insert(on: &mut Connection, letters: &[&DeadLetter]) -> Result<HashSet<
             .push_bind(letter.class.as_str())
             .push_bind(stored(&letter.reason).into_owned())
             .push_bind(maybe(&letter.code))
-            .push_bind(attempts)
+            .push_bind(attempts.clone())
             .push_bind(int(letter.first_failure_ms))
             .push_bind(int(letter.last_failure_ms))
             .push_bind(maybe(&letter.trace_id))
             .push_bind(letter.state.as_str())
             .push_bind(codec::write(&letter.raw))
-            .push_bind(i64::from(letter.reprocessed));
+            .push_bind(i64::from(letter.reprocessed))
+            .push_bind(print.group.clone());
     });
     query.push(" ON CONFLICT (id) DO NOTHING RETURNING id");
-    let rows = query.build().fetch_all(on).await.map_err(failed)?;
-    rows.iter().map(|row| text(row, "id")).collect()
+    let found = query.build().fetch_all(on).await.map_err(failed)?;
+    let new: HashSet<String> = found
+        .iter()
+        .map(|row| text(row, "id"))
+        .collect::<Result<_, _>>()?;
+    for (letter, print, _) in rows.into_iter().filter(|(letter, ..)| new.contains(&letter.id)) {
+        let destination = letter.raw.origin.destination.to_string();
+        let kind = Kind::new(print.group.clone(), destination, letter.message_type.as_deref());
+        tally.count(kind, letter.state, 1);
+        tally.seen(print, letter);
+    }
+    Ok(new)
 }

@@ -8,13 +8,14 @@ use serde::de::DeserializeOwned;
 use sqlx::QueryBuilder;
 
 use super::change::Over;
-use super::engine::{Database, LIKE, Row, SNAPSHOT, answered};
+use super::engine::{Row, SNAPSHOT, answered};
 use super::op::{Done, Op};
 use super::row::{column, corrupt};
+use super::tally::Kind;
 use super::text::{maybe_text, stored, text};
-use super::{Error, Store, codec, int, small, trail, uint};
-use crate::model::{DeadLetter, FailureClass, LetterState};
-use crate::store::{Change, Changed, DeadLetters, Entry, LetterFilter, LetterPage, Note, Page};
+use super::{Error, Store, codec, groups, int, matching, small, trail, uint};
+use crate::model::DeadLetter;
+use crate::store::{Change, Changed, DeadLetters, Entry, Group, LetterFilter, LetterPage, Note, Page};
 
 /// Letters in a page whose caller did not say.
 const DEFAULT_LIMIT: usize = 100;
@@ -52,50 +53,18 @@ pub(super) fn letter(row: &Row) -> Result<DeadLetter, Error> {
     })
 }
 
+/// What the letter of a row is counted by.
+pub(super) fn kind(row: &Row) -> Result<Kind, Error> {
+    Ok(Kind::new(
+        column(row, "grp")?,
+        text(row, "destination")?,
+        maybe_text(row, "message_type")?.as_deref(),
+    ))
+}
+
 /// The value of an enum whose variants are plain words; `as_str` writes what serde reads.
 pub(super) fn word<T: DeserializeOwned + Serialize>(text: &str) -> Option<T> {
     serde_json::from_value(serde_json::Value::String(text.to_owned())).ok()
-}
-
-/// Appends the conditions of the filter; each is complete, so that more may follow with AND.
-fn matching(query: &mut QueryBuilder<Database>, filter: &LetterFilter) {
-    query.push(" WHERE 1 = 1");
-    for (column, wanted) in [
-        ("route", filter.route.as_deref()),
-        ("message_type", filter.message_type.as_deref()),
-        ("class", filter.class.map(FailureClass::as_str)),
-        ("state", filter.state.map(LetterState::as_str)),
-    ] {
-        if let Some(wanted) = wanted {
-            query
-                .push(" AND ")
-                .push(column)
-                .push(" = ")
-                .push_bind(stored(wanted).into_owned());
-        }
-    }
-    if filter.open {
-        query.push(" AND state NOT IN ('reprocessed', 'discarded')");
-    }
-    if let Some(text) = filter.text.as_deref().filter(|text| !text.is_empty()) {
-        let pattern = format!(
-            "%{}%",
-            stored(text)
-                .replace('\\', "\\\\")
-                .replace('%', "\\%")
-                .replace('_', "\\_")
-        );
-        query.push(" AND (1 = 0");
-        for column in ["reason", "code", "message_id", "destination"] {
-            query
-                .push(" OR ")
-                .push(column)
-                .push(LIKE)
-                .push_bind(pattern.clone())
-                .push(" ESCAPE '\\'");
-        }
-        query.push(")");
-    }
 }
 
 /// The place after a letter: its last failure and id.
@@ -123,7 +92,7 @@ impl DeadLetters for Store {
             page.limit.min(MAX_LIMIT)
         };
         let mut query = QueryBuilder::new(concat!("SELECT ", columns!(), " FROM dead_letters"));
-        matching(&mut query, filter);
+        matching::letters(&mut query, filter);
         if let Some(cursor) = &page.cursor {
             let (last_failure, id) = place(cursor)
                 .ok_or_else(|| Error::Invalid("the cursor is none that `next` gave".to_owned()))?;
@@ -139,8 +108,8 @@ impl DeadLetters for Store {
             .push(" OFFSET ")
             .push_bind(i64::try_from(page.offset).unwrap_or(i64::MAX));
 
-        let mut counting = QueryBuilder::new("SELECT COUNT(*) FROM dead_letters");
-        matching(&mut counting, filter);
+        let mut counting = QueryBuilder::new("");
+        matching::count(&mut counting, filter);
 
         // One snapshot, so that count and letters belong together.
         let (count, rows) = answered(Box::pin(async {
@@ -161,6 +130,14 @@ impl DeadLetters for Store {
         })
     }
 
+    async fn groups(&self, filter: &LetterFilter, limit: usize) -> Result<(u64, Vec<Group>), Error> {
+        groups::of(self.readers(), filter, limit).await
+    }
+
+    async fn dead_groups(&self) -> Result<u64, Error> {
+        groups::dead(self.readers()).await
+    }
+
     async fn get(&self, id: &str) -> Result<Option<DeadLetter>, Error> {
         let query = sqlx::query(concat!("SELECT ", columns!(), " FROM dead_letters WHERE id = $1"));
         answered(query.bind(stored(id)).fetch_optional(self.readers()))
@@ -172,8 +149,8 @@ impl DeadLetters for Store {
 
     async fn depth(&self) -> Result<Vec<(String, u64)>, Error> {
         let query = sqlx::query(
-            "SELECT destination, COUNT(*) AS letters FROM dead_letters WHERE state = 'dead'
-             GROUP BY destination ORDER BY destination",
+            "SELECT destination, CAST(SUM(letters) AS BIGINT) AS letters FROM letter_counts WHERE state = 'dead'
+             GROUP BY destination HAVING SUM(letters) > 0 ORDER BY destination",
         );
         answered(query.fetch_all(self.readers()))
             .await?

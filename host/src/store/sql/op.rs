@@ -5,9 +5,10 @@ use std::sync::Arc;
 use super::change::{self, Over};
 use super::engine::Connection;
 use super::retries::{self, Claim};
-use super::{Error, audit, enter};
+use super::tally::Tally;
+use super::{Error, audit, enter, jobs};
 use crate::model::{DeadLetter, UnixMs};
-use crate::store::{AuditEntry, Change, Changed, Note, Parked};
+use crate::store::{AuditEntry, Change, Changed, Job, Note, Parked};
 
 pub(super) enum Op {
     Park(Vec<Parked>),
@@ -29,6 +30,7 @@ pub(super) enum Op {
         before: UnixMs,
         limit: usize,
     },
+    Job(jobs::Op, Arc<str>),
 }
 
 #[derive(Debug)]
@@ -38,6 +40,9 @@ pub(super) enum Done {
     Count(u64),
     Entered(Vec<String>),
     Changed(Changed),
+    Job(Option<Box<Job>>),
+    /// Was it done?
+    Flag(bool),
 }
 
 impl Done {
@@ -72,6 +77,13 @@ impl Op {
         match self {
             Self::Park(rows) => into.rows.extend(rows),
             Self::Change(_, Change::Sent { park, .. }, ..) => into.rows.extend(park.as_deref()),
+            Self::Job(
+                jobs::Op::Change {
+                    change: Change::Sent { park, .. },
+                    ..
+                },
+                _,
+            ) => into.rows.extend(park.as_deref()),
             Self::Complete(id) | Self::Bury(id, _) => into.ids.push(id),
             Self::Claim(_)
             | Self::Reschedule(_)
@@ -82,13 +94,19 @@ impl Op {
             | Self::Change(..)
             | Self::Lapse(_)
             | Self::Audit(_)
-            | Self::Forget { .. } => {}
+            | Self::Forget { .. }
+            | Self::Job(..) => {}
         }
     }
 
     /// Inside a transaction that is made at `now`. May run again after that was rolled back, or after nobody knows whether it
     /// was committed, so it takes nothing out of itself, and a second time changes nothing that the first has changed.
-    pub(super) async fn apply(&self, on: &mut Connection, now: UnixMs) -> Result<Done, Error> {
+    pub(super) async fn apply(
+        &self,
+        on: &mut Connection,
+        now: UnixMs,
+        tally: &mut Tally,
+    ) -> Result<Done, Error> {
         match self {
             Self::Park(rows) => {
                 for row in rows {
@@ -99,7 +117,7 @@ impl Op {
             Self::Complete(id) => retries::remove(on, id).await?,
             Self::Reschedule(row) => retries::update(on, row).await?,
             Self::Bury(id, letter) => {
-                let entered = enter::enter_all(on, &[letter], now).await?;
+                let entered = enter::enter_all(on, &[letter], now, tally).await?;
                 retries::remove(on, id).await?;
                 return Ok(Done::Entered(entered));
             }
@@ -107,13 +125,19 @@ impl Op {
             Self::Unclaim(host, ticket) => {
                 return retries::unclaim(on, host, *ticket).await.map(Done::Count);
             }
-            Self::Reclaim(host) => return retries::release_all(on, host).await.map(Done::Count),
+            Self::Reclaim(host) => {
+                jobs::let_all_go(on, host).await?;
+                return retries::release_all(on, host).await.map(Done::Count);
+            }
+            Self::Job(op, host) => return op.apply(on, now, host, tally).await,
             Self::Enter(letters) => {
                 let letters: Vec<_> = letters.iter().collect();
-                return enter::enter_all(on, &letters, now).await.map(Done::Entered);
+                return enter::enter_all(on, &letters, now, tally)
+                    .await
+                    .map(Done::Entered);
             }
             Self::Change(id, change, note, host) => {
-                return change::change(on, id, change, note, host, now)
+                return change::change(on, id, change, note, host, now, tally)
                     .await
                     .map(Done::Changed);
             }
@@ -125,7 +149,7 @@ impl Op {
             Self::Forget { before, limit } => {
                 return audit::forget(on, *before, *limit).await.map(Done::Count);
             }
-            Self::Lapse(over) => return change::lapse(on, over, now).await.map(Done::Count),
+            Self::Lapse(over) => return change::lapse(on, over, now, tally).await.map(Done::Count),
         }
         Ok(Done::Nothing)
     }

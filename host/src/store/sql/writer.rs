@@ -7,8 +7,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::engine::{self, Connection, Link, bounded};
 use super::op::{Done, Lanes, Op};
+use super::tally::Tally;
 use super::text::stored;
-use super::{enter, trail};
+use super::{enter, jobs, trail};
 use crate::model::{Clock, DeadLetter, UnixMs};
 use crate::store::{Change, Error, Note};
 
@@ -171,7 +172,15 @@ impl Writer {
 fn undo(op: &Op) -> Option<Op> {
     match op {
         Op::Claim(claim) => Some(Op::Unclaim(Arc::clone(&claim.host), claim.ticket)),
-        Op::Change(letter, Change::Claim { holder, .. }, _, host) => {
+        Op::Change(letter, Change::Claim { holder, .. }, _, host)
+        | Op::Job(
+            jobs::Op::Change {
+                letter,
+                change: Change::Claim { holder, .. },
+                ..
+            },
+            host,
+        ) => {
             let holder = holder.clone();
             let note = Note {
                 actor: trail::HOST.to_owned(),
@@ -192,10 +201,11 @@ fn undo(op: &Op) -> Option<Op> {
 async fn apply(connection: &mut Connection, ops: &[Op], now: UnixMs) -> Result<Vec<Done>, Error> {
     lock_lanes(connection, ops).await?;
     let mut done = Vec::with_capacity(ops.len());
+    let mut tally = Tally::default();
     let mut ops = ops.iter().peekable();
     while let Some(op) = ops.next() {
         let Op::Enter(first) = op else {
-            done.push(bounded(op.apply(connection, now)).await?);
+            done.push(bounded(op.apply(connection, now, &mut tally)).await?);
             continue;
         };
         // Under a broad failure a batch is letters of many callers, and each question to a server far away costs its time.
@@ -205,7 +215,7 @@ async fn apply(connection: &mut Connection, ops: &[Op], now: UnixMs) -> Result<V
             letters.extend(more);
             counts.push(more.len());
         }
-        let mut ids = bounded(enter::enter_all(connection, &letters, now))
+        let mut ids = bounded(enter::enter_all(connection, &letters, now, &mut tally))
             .await?
             .into_iter();
         done.extend(
@@ -214,6 +224,7 @@ async fn apply(connection: &mut Connection, ops: &[Op], now: UnixMs) -> Result<V
                 .map(|n| Done::Entered(ids.by_ref().take(n).collect())),
         );
     }
+    bounded(tally.write(connection)).await?;
     Ok(done)
 }
 

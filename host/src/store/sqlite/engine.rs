@@ -24,6 +24,7 @@ pub(super) const SERIAL: &str = "INTEGER PRIMARY KEY";
 pub(super) const BYTES: &str = "BLOB";
 pub(super) const KEY: &str = "TEXT";
 pub(super) const LANE: &str = "lane";
+pub(super) const TYPE: &str = "message_type";
 
 /// The condition that a row's lane is this parameter.
 pub(super) fn same_lane(parameter: &str) -> String {

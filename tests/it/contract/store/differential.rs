@@ -4,7 +4,9 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use helix_host::model::{DeadLetter, FailureClass, LetterState, header};
-use helix_host::store::{AuditEntry, Change, LetterFilter, Page, Parked};
+use helix_host::store::{
+    Action, Audit, AuditEntry, Change, Job, LetterFilter, Members, NewJob, Page, Parked,
+};
 
 use super::stage::{Engine, Hands, LEASE, Stage, Store, attempt, letter, message, note, parked};
 
@@ -48,6 +50,11 @@ enum Step {
     Letter(String),
     Lane(String, Vec<u8>),
     Overview,
+    Groups(LetterFilter, usize),
+    NewJob(Box<NewJob>),
+    TakeJob(&'static str),
+    CancelJob(String),
+    JobsAndResults,
     Record(Vec<AuditEntry>),
     Forget(u64, usize),
     Audited(Option<u64>, usize),
@@ -145,6 +152,23 @@ impl Dice {
         }
     }
 
+    fn job(&mut self) -> NewJob {
+        NewJob {
+            id: format!("job {}", self.of(&WORDS)),
+            action: Action::Reprocess,
+            filter: self.maybe(),
+            rate: None,
+            force: self.chance(50),
+            reason: self.maybe(),
+            actor: self.of(&WORDS).to_owned(),
+            members: if self.chance(60) {
+                Members::Matching(self.filter())
+            } else {
+                Members::Ids((0..self.below(3)).map(|_| self.letter_id()).collect())
+            },
+        }
+    }
+
     fn entry(&mut self, now: u64) -> AuditEntry {
         AuditEntry {
             at_ms: now,
@@ -178,11 +202,16 @@ impl Dice {
             state: self.chance(20).then_some(LetterState::Dead),
             open: self.chance(20),
             text: self.chance(30).then(|| self.of(&text).to_owned()),
+            destination: self.chance(10).then(|| format!("to {}", self.of(&WORDS))),
+            digest: self.chance(10).then(|| self.of(&WORDS).to_owned()),
+            since_ms: self.chance(10).then(|| self.below(20_000) as u64),
+            until_ms: self.chance(10).then(|| self.below(60_000) as u64),
+            ..LetterFilter::default()
         }
     }
 
     fn step(&mut self, now: u64, cursors: &[String]) -> Step {
-        match self.below(22) {
+        match self.below(25) {
             0..3 => Step::Park((0..=self.below(4)).map(|_| self.row(now)).collect()),
             3..5 => Step::Claim(now, self.below(5)),
             5 => Step::Complete(self.row_id()),
@@ -212,6 +241,11 @@ impl Dice {
                 self.of(&LANES).unwrap_or(b"y").to_vec(),
             ),
             18 => Step::Overview,
+            22 => Step::Groups(self.filter(), self.below(5)),
+            23 if self.chance(50) => Step::NewJob(Box::new(self.job())),
+            23 if self.chance(40) => Step::TakeJob(self.of(&["h1", "h2\0"])),
+            23 if self.chance(30) => Step::CancelJob(format!("job {}", self.of(&WORDS))),
+            23 => Step::JobsAndResults,
             19 => Step::Record((0..self.below(3)).map(|_| self.entry(now)).collect()),
             // The newest stays: SQLite would give its number again.
             20 if self.chance(40) => Step::Forget(now.saturating_sub(5_000), self.below(4)),
@@ -227,6 +261,11 @@ fn said(answer: Result<impl Debug, impl Debug>) -> String {
         Ok(answer) => format!("{answer:?}"),
         Err(error) => format!("{error:?}"),
     }
+}
+
+/// Postgres takes a number that was used for something that failed out of use.
+fn unnumbered(job: Job) -> Job {
+    Job { number: 0, ..job }
 }
 
 async fn take(store: &dyn Store, step: &Step) -> String {
@@ -249,8 +288,30 @@ async fn take(store: &dyn Store, step: &Step) -> String {
                 + &said(store.next_due().await)
                 + &said(store.lanes().await)
                 + &said(store.depth().await)
+                + &said(store.dead_groups().await)
         }
-        Step::Record(entries) => said(store.record(entries.clone()).await),
+        Step::Groups(filter, limit) => said(store.groups(filter, *limit).await),
+        // Of an id that is taken each engine says it in its own words.
+        Step::NewJob(job) => said(
+            store
+                .create(NewJob::clone(job))
+                .await
+                .map(unnumbered)
+                .map_err(|_| "refused"),
+        ),
+        Step::TakeJob(holder) => said(store.take(holder, LEASE).await.map(|job| job.map(unnumbered))),
+        Step::CancelJob(id) => said(store.cancel(id).await.map(|job| job.map(unnumbered))),
+        Step::JobsAndResults => {
+            let jobs = store.jobs(5).await.unwrap();
+            let mut text = String::new();
+            for job in jobs {
+                text += &format!("{:?}", unnumbered(job.clone()));
+                text += &said(store.results(job.number, None, None, 9).await);
+                text += &said(store.standing(job.number, None, 9).await);
+            }
+            text
+        }
+        Step::Record(entries) => said(Audit::record(store, entries.clone()).await),
         Step::Forget(before, limit) => said(store.forget(*before, *limit).await),
         Step::Audited(before, limit) => said(store.audit(*before, *limit).await),
         Step::Later(_) => String::new(),

@@ -4,3 +4,4 @@ ALTER TABLE parked ADD COLUMN host {key};
 ALTER TABLE parked ADD COLUMN ticket BIGINT;
 ALTER TABLE dead_letters ADD COLUMN host {key};
 CREATE INDEX parked_of_host ON parked (host) WHERE host IS NOT NULL;
+ALTER TABLE redrive_jobs ADD COLUMN host {key};
