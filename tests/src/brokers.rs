@@ -1,7 +1,7 @@
 //! Where the real brokers are; `cargo xtask test` starts them and says so in the environment.
 
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::{unique, variable};
 
@@ -75,12 +75,16 @@ impl Postgres {
     /// # Panics
     /// When it does not start.
     pub fn start() -> Self {
-        // Two at once would find the same port free.
-        static STARTING: Mutex<()> = Mutex::new(());
-        let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+        // A port of its own also while it is killed, when another test would find it free.
+        static NEXT: AtomicU16 = AtomicU16::new(24_432);
+        let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+        let port = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed))
+            .find(free)
+            .unwrap_or_default();
         let name = unique("own");
         let output = Command::new(variable("HELIX_TEST_BROKERS_CTL"))
             .args(["brokers", "start", "postgres", "--json", "--name", &name])
+            .args(["--postgres-port", &port.to_string()])
             .output()
             .unwrap_or_else(|error| panic!("cannot run the broker control: {error}"));
         let said = String::from_utf8_lossy(&output.stderr);

@@ -121,10 +121,10 @@ impl Target {
             .after_release(|connection, _| {
                 Box::pin(async move {
                     // A read that was given up on left it in the middle of an answer, which may never come.
-                    match tokio::time::timeout(RECOVER, connection.ping()).await {
-                        Ok(answer) => answer.map(|()| true),
-                        Err(_) => Err(no_answer()),
-                    }
+                    Ok(matches!(
+                        tokio::time::timeout(RECOVER, connection.ping()).await,
+                        Ok(Ok(()))
+                    ))
                 })
             })
             .connect_lazy_with(self.options.clone())
