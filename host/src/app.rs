@@ -3,6 +3,7 @@
 mod gauges;
 mod letters;
 mod reload;
+mod store;
 mod targets;
 
 use std::collections::HashMap;
@@ -27,7 +28,6 @@ use crate::dlq;
 use crate::guest::{self, Plugins};
 use crate::http::{self, Api, Gate, Tokens};
 use crate::model::{Clock, Digest, MessageKind, Outgoing, SystemClock, UuidIds};
-use crate::store::sqlite::SqliteStore;
 use crate::tasks::{Kind, Tasks};
 use crate::telemetry::Metrics;
 
@@ -39,7 +39,7 @@ pub struct App {
     runtime: guest::Runtime,
     targets: Arc<targets::Known>,
     brokers: HashMap<Arc<str>, Arc<dyn Broker>>,
-    store: SqliteStore,
+    store: store::Store,
     dispatcher: Arc<Dispatcher>,
     context: Arc<Context>,
     metrics: Arc<Metrics>,
@@ -93,14 +93,7 @@ impl App {
         let address = listener
             .local_addr()
             .map_err(|error| failed("read the HTTP address", error))?;
-        let store = SqliteStore::open(&settings.host.state_dir.join("store.db"), Arc::clone(&clock))
-            .await
-            .map_err(|error| StartError::Failed(format!("{error} (HX0401)")))?;
-        // One host owns this file, so every lease in it is of a host that is gone: of parked messages and of dead letters.
-        store
-            .reclaim()
-            .await
-            .map_err(|error| failed("take leases of the last run back", error))?;
+        let store = store::Store::open(settings, Arc::clone(&clock), &UuidIds).await?;
         let targets = Arc::new(targets::Known::new(settings));
         let runtime = guest::Runtime::start(guest::RuntimeOptions {
             plugins: settings.plugins.clone(),
@@ -119,8 +112,8 @@ impl App {
             random: Box::new(random),
             metrics: Arc::clone(&metrics),
             plugins: Arc::new(runtime.clone()),
-            retries: Arc::new(store.clone()),
-            letters: Arc::new(store.clone()),
+            retries: Arc::clone(&store.retries),
+            letters: Arc::clone(&store.letters),
             targets: publishers(settings, &brokers)?,
             limits: settings.limits.clone(),
             unrouted: settings.unrouted,
@@ -182,18 +175,18 @@ impl App {
             targets: self.context.targets.clone(),
             plugins: Arc::new(self.runtime.clone()),
             candidates: Arc::new(self.runtime.clone()),
-            letters: Arc::new(self.store.clone()),
+            letters: Arc::clone(&self.store.letters),
             redrive,
-            jobs: Arc::new(self.store.clone()),
+            jobs: Arc::clone(&self.store.jobs),
             nudge,
-            retries: Arc::new(self.store.clone()),
+            retries: Arc::clone(&self.store.retries),
             dispatcher: Arc::clone(&self.dispatcher),
             metrics: Arc::clone(&self.metrics),
             clock,
             ids: Arc::new(UuidIds),
             tokens: Arc::clone(&self.tokens),
             gate: Gate::default(),
-            audit: Arc::new(self.store.clone()),
+            audit: Arc::clone(&self.store.audit),
             stale_config: Arc::clone(&self.stale_config),
             dlq_edit: Arc::clone(&self.dlq_edit),
             rehearsing: dlq::rehearse::Turn::default(),
@@ -209,12 +202,12 @@ impl App {
         tasks.spawn(Kind::PluginWatch, async move { app.load_and_watch().await });
         tasks.spawn(Kind::ConfigWatch, reload::watch(Arc::clone(self)));
         tasks.spawn(Kind::Gauges, gauges::run(Arc::clone(self)));
-        let audit = Arc::new(self.store.clone());
+        let audit = Arc::clone(&self.store.audit);
         tasks.spawn(
             Kind::Audit,
             http::audit::forget(audit, Arc::new(SystemClock), self.stop.clone()),
         );
-        let letters = Arc::new(self.store.clone());
+        let letters = Arc::clone(&self.store.letters);
         tasks.spawn(Kind::Sweep, dlq::sweep::run(letters, self.stop.clone()));
         tasks
     }

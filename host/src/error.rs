@@ -68,8 +68,10 @@ codes! {
     PLUGIN_CONTRACT = 307;
     /// No such plugin.
     PLUGIN_MISSING = 308;
-    /// The store's file cannot be used.
+    /// The store cannot be used.
     STORE_STORAGE = 401;
+    /// The store's database does not answer.
+    STORE_UNREACHABLE = 402;
     /// The request body is not what the route takes.
     HTTP_BAD_REQUEST = 501;
     /// No such queue, topic, letter, …

@@ -130,6 +130,7 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("crate::broker::embedded", &["app", "broker/embedded"], CONCRETE),
     ("crate::broker::kafka", &["app", "broker/kafka"], CONCRETE),
     ("crate::broker::rabbitmq", &["app", "broker/rabbitmq"], CONCRETE),
+    ("crate::store::postgres", &["app", "store/postgres"], CONCRETE),
     ("crate::store::sqlite", &["app", "store/sqlite"], CONCRETE),
     ("crate::guest::Runtime", &["app", "guest", "cli"], CONCRETE),
     ("crate::guest::RuntimeOptions", &["app", "guest", "cli"], CONCRETE),

@@ -134,6 +134,7 @@ fn accepted(file: &str, block: &str) {
     for name in ["RABBITMQ_PASSWORD", "KAFKA_PASSWORD", "LLM_API_KEY"] {
         check.env(name, "secret");
     }
+    check.env("HELIX_STORE_URL", "postgres://user:secret@host/database");
     let output = check.output().expect("run helix check");
     let said = format!(
         "{}{}",

@@ -30,4 +30,5 @@ mod rehearse;
 mod reload;
 mod seen;
 mod smoke;
+mod store;
 mod swap;

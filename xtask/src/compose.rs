@@ -183,6 +183,7 @@ fn options(name: &str, settings: &fs::File, path: &std::path::Path) -> Options {
         name: format!("{name}-{}", std::process::id()),
         rabbitmq_port: None,
         kafka_port: None,
+        postgres_port: None,
         nodes: 1,
         plain: true,
         temp: true,

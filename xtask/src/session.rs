@@ -16,7 +16,7 @@ pub fn prepare(brokers: &str) -> Result<Env> {
     Ok([
         ("HELIX_BIN", host_binary()),
         ("HELIX_TEST_GUESTS", plugins::guests_folder()),
-        // `$HELIX_TEST_BROKERS_CTL brokers kill|restart|pause|resume rabbitmq|kafka`
+        // `$HELIX_TEST_BROKERS_CTL brokers kill|restart|pause|resume rabbitmq|kafka|postgres`
         ("HELIX_TEST_BROKERS_CTL", std::env::current_exe()?),
         ("HELIX_BROKERS_STATE", target().join("brokers")),
         ("HELIX_BROKERS_NAME", brokers.into()),
@@ -26,7 +26,7 @@ pub fn prepare(brokers: &str) -> Result<Env> {
     .collect())
 }
 
-/// Both brokers under a name of their own, apart from those a person started by hand. Dropping it stops them.
+/// Brokers and Postgres under a name of their own, apart from those a person started by hand. Dropping it stops them.
 pub struct Session {
     name: String,
     keep: bool,
@@ -40,6 +40,7 @@ impl Session {
             name: name.to_owned(),
             rabbitmq_port: None,
             kafka_port: None,
+            postgres_port: None,
             nodes,
             plain: false,
             for_figures: false,

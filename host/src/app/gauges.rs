@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::App;
 use crate::broker::Health;
 use crate::model::MessageKind;
-use crate::store::{DeadLetters, Retries};
 use crate::telemetry::metrics::DLQ;
 
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -49,15 +48,15 @@ async fn read(app: &App) {
             }
         }
     }
-    if let Ok(count) = app.store.count().await {
+    if let Ok(count) = app.store.retries.count().await {
         metrics
             .retries_pending
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
-    if let Ok(groups) = app.store.dead_groups().await {
+    if let Ok(groups) = app.store.letters.dead_groups().await {
         metrics.dlq_groups.set(i64::try_from(groups).unwrap_or(i64::MAX));
     }
-    if let Ok(depths) = app.store.depth().await {
+    if let Ok(depths) = app.store.letters.depth().await {
         let total: u64 = depths.iter().map(|(_, n)| n).sum();
         metrics
             .dlq_messages_total

@@ -19,8 +19,8 @@ pub(super) fn redrive(app: &App, clock: &Arc<dyn Clock>) -> Redrive {
         .iter()
         .map(|(name, broker)| (Arc::clone(name), broker.publisher()));
     Redrive {
-        letters: Arc::new(app.store.clone()),
-        jobs: Arc::new(app.store.clone()),
+        letters: Arc::clone(&app.store.letters),
+        jobs: Arc::clone(&app.store.jobs),
         publishers: publishers.collect(),
         routes: Arc::new(RoutesOf(Arc::clone(&app.dispatcher))),
         clock: Arc::clone(clock),
@@ -31,7 +31,7 @@ pub(super) fn redrive(app: &App, clock: &Arc<dyn Clock>) -> Redrive {
 
 pub(super) fn runner(app: &App, redrive: &Arc<Redrive>, nudge: &Arc<Notify>) -> Runner {
     Runner {
-        jobs: Arc::new(app.store.clone()),
+        jobs: Arc::clone(&app.store.jobs),
         redrive: Arc::clone(redrive),
         clock: Arc::clone(&redrive.clock),
         ids: Arc::clone(&redrive.ids),

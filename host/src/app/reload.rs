@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
+use secrecy::ExposeSecret;
+
 use super::{App, capabilities, tokens};
 use crate::config::valid::Settings;
 use crate::config::{self, Faults};
@@ -117,6 +119,14 @@ impl App {
 
 /// Settings that are read once, when the host starts, and differ now.
 fn at_next_start(old: &Settings, new: &Settings) -> Vec<&'static str> {
+    let store = |settings: &Settings| {
+        let url = settings
+            .store
+            .url
+            .as_ref()
+            .map(|url| url.expose_secret().to_owned());
+        (url, settings.store.schema.clone())
+    };
     let differs = |a: &dyn std::fmt::Debug, b: &dyn std::fmt::Debug| format!("{a:?}") != format!("{b:?}");
     let all = [
         ("[brokers]", differs(&old.brokers, &new.brokers)),
@@ -126,6 +136,7 @@ fn at_next_start(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("host.state_dir", old.host.state_dir != new.host.state_dir),
         ("host.plugins_dir", old.host.plugins_dir != new.host.plugins_dir),
         ("host.log", old.host.log != new.host.log),
+        ("[store]", store(old) != store(new)),
         ("messaging.enabled", old.host.messaging != new.host.messaging),
         ("messaging.tasks", old.tasks_broker != new.tasks_broker),
         ("messaging.events", old.events_broker != new.events_broker),

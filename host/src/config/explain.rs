@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use super::raw;
-use super::source::{Place, is_reference, is_secret_name};
+use super::source::{Place, carries_password, is_reference, is_secret_name};
 use super::tree::Node;
 use super::walk::shown;
 
@@ -54,7 +54,7 @@ fn leaves(value: &Json, node: Option<&Node>, path: &mut Vec<String>, out: &mut V
         }
         leaf => out.push(Explained {
             path: shown(path),
-            value: if is_secret(path) {
+            value: if is_secret(path) || leaf.as_str().is_some_and(carries_password) {
                 masked(leaf)
             } else {
                 toml_text(leaf)

@@ -28,6 +28,7 @@ pub fn text() -> String {
     for (name, order) in [
         ("host", fields_of::<raw::Host>()),
         ("messaging", fields_of::<raw::Messaging>()),
+        ("store", fields_of::<raw::Store>()),
         ("limits", fields_of::<raw::Limits>()),
         ("dlq", fields_of::<raw::Dlq>()),
     ] {

@@ -144,7 +144,26 @@ pub(super) fn is_secret_name(key: &str) -> bool {
         || distance(&key, "password") <= 2
 }
 
-/// Blanks out the values of keys that look secret. Works on text, because a file that cannot be parsed is shown too.
+pub(super) fn is_postgres(url: &str) -> bool {
+    ["postgres://", "postgresql://"]
+        .iter()
+        .any(|scheme| url.starts_with(scheme))
+}
+
+/// A URL with a password in it.
+pub(super) fn carries_password(text: &str) -> bool {
+    let Some((_, rest)) = text.split_once("://") else {
+        return false;
+    };
+    // The last @ of the address: a password may hold one that somebody forgot to encode, and a `/` too.
+    let user = rest.rsplit_once('@').map_or("", |(user, _)| user);
+    user.contains(':')
+        || rest
+            .split(['?', '&'])
+            .any(|part| part.to_ascii_lowercase().starts_with("password="))
+}
+
+/// Blanks out the values of keys that look secret, and URLs that carry a password. Works on text, because a file that cannot be parsed is shown too.
 fn mask(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -160,12 +179,8 @@ fn mask(text: &str) -> String {
             .rsplit(|c: char| !(c.is_alphanumeric() || c == '_' || c == '-'))
             .next()
             .unwrap_or_default();
-        if !is_secret_name(key) {
-            continue;
-        }
         let blanks = rest.len() - rest.trim_start_matches([' ', '\t']).len();
         let (skipped, value) = rest.split_at(blanks);
-        out.push_str(skipped);
         let quote = ["\"\"\"", "'''", "\"", "'"]
             .into_iter()
             .find(|q| value.starts_with(q))
@@ -182,6 +197,10 @@ fn mask(text: &str) -> String {
             closing(inner, quote).map_or(line, |end| end.min(line))
         };
         let secret = inner.get(..end).unwrap_or_default();
+        if !is_secret_name(key) && (quote.is_empty() || !carries_password(secret)) {
+            continue;
+        }
+        out.push_str(skipped);
         out.push_str(quote);
         if is_reference(secret) {
             out.push_str(secret);
@@ -271,6 +290,11 @@ mod tests {
         assert!(mask("password = \"env:NAME\"").contains("env:NAME"));
         assert!(!mask("password = \"\"\"\nhunter2\n\"\"\"\nx = 1").contains("hunter2"));
         assert!(!mask("password = hunter2 # typo").contains("hunter2"));
+        let url = mask(
+            "store = { url = \"postgres://u:hunter2@h/d\", x = 1 }\nurl = 'postgres://h/d?password=hunter2'\n",
+        );
+        assert!(!url.contains("hunter2") && url.contains("x = 1 }"), "{url}");
+        assert!(mask("url = \"postgres://u@h:5432/d?sslmode=require\"").contains("u@h:5432"));
     }
 
     #[test]

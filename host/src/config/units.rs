@@ -137,6 +137,29 @@ impl JsonSchema for Secret {
     }
 }
 
+/// Where the store's database is: a reference like [`Secret`], or a URL that holds no password. Never shown as a whole.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StoreUrl(pub String);
+
+impl fmt::Debug for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl JsonSchema for StoreUrl {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "StoreUrl".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "format": "store-url", "pattern": "^((env|file):.+|postgres(ql)?://[^:@/]*(@.*)?)"})
+    }
+}
+
 macro_rules! textual {
     ($name:ident, $schema:expr) => {
         impl Serialize for $name {

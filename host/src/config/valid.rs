@@ -15,6 +15,7 @@ use crate::model::{MessageKind, Role, WireFormat};
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub host: Host,
+    pub store: Store,
     pub limits: Limits,
     pub brokers: BTreeMap<String, Broker>,
     /// Broker that holds queues.
@@ -56,6 +57,13 @@ pub struct Token {
     pub secret: SecretString,
     pub role: Role,
     pub payloads: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Store {
+    /// `postgres://…`; none: a file in the state folder.
+    pub url: Option<SecretString>,
+    pub schema: String,
 }
 
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use super::fault::Fault;
 use super::schema::{Resolved, resolve};
-use super::source::{is_reference, quoted};
+use super::source::{carries_password, is_postgres, is_reference, quoted};
 use super::suggest;
 use super::tree::{Node, Value};
 use super::units::{Size, Span};
@@ -295,6 +295,21 @@ impl<'a> Walker<'a> {
                     .help("write \"env:NAME\" to take it from an environment variable, or \"file:/run/secrets/name\" to read it from a file");
                 self.faults.push(fault);
                 return false;
+            }
+            Some("store-url")
+                if !is_reference(text) && !matches!(node.place, super::source::Place::Env(_)) =>
+            {
+                if carries_password(text) {
+                    let fault = Fault::new(error::CONFIG_SECRET, node.place.clone(), format!("`{}` has a password in plain text", shown(path)))
+                        .help("write \"env:HELIX_STORE_URL\" to take the URL from an environment variable, or \"file:/run/secrets/name\" to read it from a file");
+                    self.faults.push(fault);
+                    return false;
+                }
+                if is_postgres(text) {
+                    Ok(())
+                } else {
+                    Err("a URL \"postgres://user@host:5432/database\", or a reference to one: \"env:NAME\", \"file:path\"".to_owned())
+                }
             }
             _ => Ok(()),
         };

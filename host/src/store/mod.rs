@@ -5,6 +5,7 @@
 mod audit;
 mod jobs;
 mod letters;
+pub mod postgres;
 mod retries;
 pub mod sqlite;
 
@@ -21,6 +22,8 @@ pub enum Error {
     Storage(String),
     #[error("the store at {path} cannot be opened: {reason}")]
     Open { path: String, reason: String },
+    #[error("the store at {path} does not answer: {reason}")]
+    Away { path: String, reason: String },
     /// The caller's fault: a cursor that did not come from this store.
     #[error("the store cannot do that: {0}")]
     Invalid(String),

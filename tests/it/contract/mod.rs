@@ -16,6 +16,7 @@ mod order;
 mod publish;
 mod scan;
 mod secure;
+mod store;
 mod topology;
 
 use self::brokers::Place;

@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 
 use super::cluster::{Cluster, Kind, Options, env_of, exports, start, stop};
 use super::process::Process;
-use super::{kafka, rabbitmq};
+use super::{kafka, postgres, rabbitmq};
 use crate::run::say;
 
 #[derive(Parser)]
@@ -18,11 +18,11 @@ pub struct Args {
     action: Action,
 }
 
-/// Which brokers: one, or both when none is named.
+/// Which ones: RabbitMQ, Kafka, Postgres, or all when none is named.
 #[derive(clap::Args)]
 struct Which {
     kind: Option<Kind>,
-    /// Keeps several pairs of brokers apart
+    /// Keeps several sets of brokers apart
     #[arg(long, env = "HELIX_BROKERS_NAME", default_value = "dev")]
     name: String,
     /// Of a cluster, only this node
@@ -67,11 +67,11 @@ enum Action {
     Kill(Which),
     /// Start again on the data that is there (running: orderly stop first)
     Restart(Which),
-    /// SIGSTOP: the broker hangs, connections stay open
+    /// SIGSTOP: it hangs, connections stay open
     Pause(Which),
     /// SIGCONT
     Resume(Which),
-    /// The broker's own tools, e.g. `tool rabbitmq list_queues`, `tool kafka org.apache.kafka.tools.TopicCommand --list`
+    /// Their own tools, e.g. `tool rabbitmq list_queues`, `tool kafka org.apache.kafka.tools.TopicCommand --list`, `tool postgres -c 'SELECT 1'`
     Tool {
         kind: Kind,
         #[arg(long, env = "HELIX_BROKERS_NAME", default_value = "dev")]
@@ -122,7 +122,7 @@ pub fn main(args: Args) -> Result<i32> {
         Action::Kill(which) => {
             for mut cluster in which.clusters()? {
                 let process = cluster.process()?;
-                process.kill()?;
+                cluster.kind.kill(process)?;
                 cluster.process = None;
                 cluster.save()?;
                 say(format!("{cluster} killed (pid {})", process.pid));
@@ -152,8 +152,9 @@ pub fn main(args: Args) -> Result<i32> {
             let mut command: Command = match kind {
                 Kind::Rabbitmq => rabbitmq::ctl(cluster),
                 Kind::Kafka => kafka::client(cluster, &args)?,
+                Kind::Postgres => postgres::client(cluster)?,
             };
-            if kind == Kind::Rabbitmq {
+            if kind != Kind::Kafka {
                 command.args(args);
             }
             return Ok(crate::run::status(&mut command)?.code().unwrap_or(1));
@@ -197,7 +198,7 @@ pub fn start_all(kinds: &[Kind], options: &Options) -> Result<Vec<Cluster>> {
 
 fn signal(which: &Which, signal: i32) -> Result<()> {
     for cluster in which.clusters()? {
-        cluster.process()?.signal(signal);
+        cluster.kind.signal(cluster.process()?, signal);
     }
     Ok(())
 }

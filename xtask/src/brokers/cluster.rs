@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::process::{Process, free};
-use super::{certs, kafka, rabbitmq};
+use super::{certs, kafka, postgres, rabbitmq};
 use crate::run::say;
 use crate::workspace;
 
@@ -19,15 +19,18 @@ use crate::workspace;
 pub enum Kind {
     Rabbitmq,
     Kafka,
+    Postgres,
 }
 
 impl Kind {
-    pub const ALL: [Self; 2] = [Self::Rabbitmq, Self::Kafka];
+    pub const ALL: [Self; 3] = [Self::Rabbitmq, Self::Kafka, Self::Postgres];
+    pub const BROKERS: [Self; 2] = [Self::Rabbitmq, Self::Kafka];
 
     pub fn word(self) -> &'static str {
         match self {
             Self::Rabbitmq => "rabbitmq",
             Self::Kafka => "kafka",
+            Self::Postgres => "postgres",
         }
     }
 
@@ -36,6 +39,7 @@ impl Kind {
         match self {
             Self::Rabbitmq => 21672,
             Self::Kafka => 21092,
+            Self::Postgres => 21432,
         }
     }
 
@@ -59,6 +63,38 @@ impl Kind {
                 kafka::PROXIED,
                 kafka::PROXY,
             ],
+            Self::Postgres => &[0],
+        }
+    }
+}
+
+impl Kind {
+    /// As a power cut would do it.
+    pub fn kill(self, process: Process) -> Result<()> {
+        match self {
+            Self::Rabbitmq | Self::Kafka => process.kill(),
+            Self::Postgres => process.kill_with_children(),
+        }
+    }
+
+    /// Orderly.
+    pub fn end(self, process: Process) -> Result<()> {
+        let signal = match self {
+            Self::Rabbitmq | Self::Kafka => libc::SIGTERM,
+            // To SIGTERM it would wait until the last client has gone.
+            Self::Postgres => libc::SIGINT,
+        };
+        self.signal(process, libc::SIGCONT);
+        process.end(signal, Duration::from_secs(20))
+    }
+
+    /// To all that works on its connections.
+    pub fn signal(self, process: Process, signal: i32) {
+        process.signal(signal);
+        if self == Self::Postgres {
+            for child in process.children() {
+                child.signal(signal);
+            }
         }
     }
 }
@@ -66,7 +102,7 @@ impl Kind {
 /// How a broker is to be started.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// Keeps several pairs of brokers apart
+    /// Keeps several sets of brokers apart
     #[arg(long, env = "HELIX_BROKERS_NAME", default_value = "dev", value_parser = name)]
     pub name: String,
     /// First port of RabbitMQ: P AMQP, P+10 AMQP over TLS, P+20 management, P+30 Prometheus (default: 21672 or the next free)
@@ -75,6 +111,9 @@ pub struct Options {
     /// First port of Kafka: P plain, P+10 TLS, P+20 SASL over TLS, P+30 controller, P+40 behind a proxy at P+50 (default: 21092 or the next free)
     #[arg(long)]
     pub kafka_port: Option<u16>,
+    /// Port of Postgres, with and without TLS (default: 21432 or the next free)
+    #[arg(long)]
+    pub postgres_port: Option<u16>,
     /// Kafka as a cluster of so many nodes, whose ports lie 100 apart; topics may lose one of three
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=3))]
     pub nodes: u16,
@@ -87,7 +126,7 @@ pub struct Options {
     /// Data in a temporary folder instead of target/brokers
     #[arg(long)]
     pub temp: bool,
-    /// RabbitMQ: lines added to rabbitmq.conf. Kafka: properties in place of ours. For one broker at a time
+    /// RabbitMQ, Postgres: lines added to rabbitmq.conf, postgresql.conf. Kafka: properties in place of ours. For one broker at a time
     #[arg(long, value_name = "FILE")]
     pub settings: Option<PathBuf>,
     /// Give up when a broker is not ready after so many seconds
@@ -187,6 +226,7 @@ impl Cluster {
         let launched = match self.kind {
             Kind::Rabbitmq => rabbitmq::launch(self),
             Kind::Kafka => kafka::launch(self),
+            Kind::Postgres => postgres::launch(self),
         };
         // Recorded before it is ready: an interrupted start can still be stopped.
         self.save()?;
@@ -198,6 +238,7 @@ impl Cluster {
         let ready = match self.kind {
             Kind::Rabbitmq => rabbitmq::await_ready(self, limit),
             Kind::Kafka => kafka::await_ready(self, limit),
+            Kind::Postgres => postgres::await_ready(self, limit),
         };
         ready.with_context(|| format!("{self} did not start"))
     }
@@ -207,13 +248,13 @@ impl Cluster {
         if let Some(process) = self.process.take() {
             // Nobody will miss data that is about to be deleted.
             if wipe {
-                process.kill()?;
+                self.kind.kill(process)?;
             } else {
-                process.end(Duration::from_secs(20))?;
+                self.kind.end(process)?;
             }
         }
         if let Some(epmd) = self.epmd.take() {
-            epmd.end(Duration::from_secs(2))?;
+            epmd.end(libc::SIGTERM, Duration::from_secs(2))?;
         }
         if !wipe {
             return self.save();
@@ -262,6 +303,7 @@ pub fn start(kind: Kind, options: &Options) -> Result<Vec<Cluster>> {
     match kind {
         Kind::Rabbitmq => rabbitmq::install()?,
         Kind::Kafka => kafka::install()?,
+        Kind::Postgres => postgres::install()?,
     }
     let started = Instant::now();
     let mut nodes = prepare(kind, options)?;
@@ -291,7 +333,7 @@ fn prepare(kind: Kind, options: &Options) -> Result<Vec<Cluster>> {
     let home = home.canonicalize()?;
     let tls = (!options.plain).then(|| home.join("tls"));
     if let Some(dir) = &tls {
-        // Both brokers start at the same time and share the certificates.
+        // They start at the same time and share the certificates.
         let lock = File::create(home.join(".certs.lock"))?;
         lock.lock()?;
         certs::make(dir)?;
@@ -312,7 +354,7 @@ fn prepare(kind: Kind, options: &Options) -> Result<Vec<Cluster>> {
             node,
             port,
             ports: ports.clone(),
-            data: data_folder(&place(kind, node), options, &home)?,
+            data: data_folder(kind, node, options, &home)?,
             tls: tls.clone(),
             user: "helix".to_owned(),
             password: password.clone(),
@@ -323,6 +365,7 @@ fn prepare(kind: Kind, options: &Options) -> Result<Vec<Cluster>> {
         match kind {
             Kind::Rabbitmq => rabbitmq::prepare(&cluster, settings.as_deref().unwrap_or_default())?,
             Kind::Kafka => kafka::prepare(&cluster, settings.clone())?,
+            Kind::Postgres => postgres::prepare(&cluster, settings.as_deref().unwrap_or_default())?,
         }
         nodes.push(cluster);
     }
@@ -339,8 +382,9 @@ pub fn stop(kind: Kind, name: &str, keep: bool) -> Result<bool> {
     Ok(!nodes.is_empty())
 }
 
-fn data_folder(place: &str, options: &Options, home: &Path) -> Result<PathBuf> {
-    let dir = if options.temp {
+fn data_folder(kind: Kind, node: u16, options: &Options, home: &Path) -> Result<PathBuf> {
+    let place = place(kind, node);
+    let dir = if options.temp || kind == Kind::Postgres && postgres::elsewhere()? {
         std::env::temp_dir().join(format!("helix-{place}-{}-{}", options.name, random_hex(4)?))
     } else {
         home.join(place)
@@ -360,6 +404,7 @@ fn ports(kind: Kind, options: &Options) -> Result<Vec<u16>> {
     let (asked, count) = match kind {
         Kind::Rabbitmq => (options.rabbitmq_port, 1),
         Kind::Kafka => (options.kafka_port, options.nodes),
+        Kind::Postgres => (options.postgres_port, 1),
     };
     let all = |first: u16| (0..count).map(move |node| first.saturating_add(node * STEP));
     let taken = |first: u16| {
@@ -406,6 +451,7 @@ pub fn env_of(clusters: &[Cluster]) -> Vec<(String, String)> {
         match cluster.kind {
             Kind::Rabbitmq => rabbitmq::env(cluster, &mut set),
             Kind::Kafka => kafka::env(cluster, &mut set),
+            Kind::Postgres => postgres::env(cluster, &mut set),
         }
     }
     if let Some(tls) = clusters.iter().find_map(|cluster| cluster.tls.as_ref()) {

@@ -1,9 +1,11 @@
-//! Real brokers on loopback without containers: RabbitMQ from Debian's package, Kafka from Maven Central.
+//! Real brokers, and the database beside them, on loopback without containers: RabbitMQ and Postgres from Debian's packages,
+//! Kafka from Maven Central.
 
 mod certs;
 mod cli;
 mod cluster;
 mod kafka;
+mod postgres;
 mod process;
 mod rabbitmq;
 

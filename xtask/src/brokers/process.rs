@@ -32,7 +32,7 @@ impl Process {
         // Collects the exit status for as long as we live; after that init does.
         std::thread::spawn(move || child.wait());
         match stat(pid) {
-            Some((_, started)) => Ok(Self { pid, started }),
+            Some(Stat { started, .. }) => Ok(Self { pid, started }),
             None => bail!(
                 "`{}` ended at once, see {}",
                 crate::run::shown(command),
@@ -42,7 +42,7 @@ impl Process {
     }
 
     pub fn alive(self) -> bool {
-        stat(self.pid).is_some_and(|(state, started)| started == self.started && !matches!(state, 'Z' | 'X'))
+        stat(self.pid).is_some_and(|stat| stat.started == self.started && !matches!(stat.state, 'Z' | 'X'))
     }
 
     /// Sends a signal; false when the process is gone.
@@ -60,10 +60,37 @@ impl Process {
         bail!("process {} survives SIGKILL", self.pid)
     }
 
-    /// Orderly end, SIGKILL after `grace`.
-    pub fn end(self, grace: Duration) -> Result<()> {
-        self.signal(libc::SIGCONT);
-        self.signal(libc::SIGTERM);
+    /// The same for what it has started, while it cannot start more.
+    pub fn kill_with_children(self) -> Result<()> {
+        self.signal(libc::SIGSTOP);
+        let children = self.children();
+        for child in &children {
+            child.signal(libc::SIGKILL);
+        }
+        self.kill()?;
+        children.into_iter().try_for_each(Self::kill)
+    }
+
+    /// What it has started and still runs.
+    pub fn children(self) -> Vec<Self> {
+        let Ok(all) = fs::read_dir("/proc") else {
+            return Vec::new();
+        };
+        all.flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter_map(|pid| {
+                let stat = stat(pid)?;
+                (stat.parent == self.pid).then_some(Self {
+                    pid,
+                    started: stat.started,
+                })
+            })
+            .collect()
+    }
+
+    /// `signal` asks it to end; SIGKILL after `grace`.
+    pub fn end(self, signal: i32, grace: Duration) -> Result<()> {
+        self.signal(signal);
         if self.gone_within(grace) {
             Ok(())
         } else {
@@ -94,14 +121,25 @@ impl Process {
     }
 }
 
-/// State letter and start time.
-fn stat(pid: i32) -> Option<(char, u64)> {
+struct Stat {
+    /// `R`unning, `S`leeping, …
+    state: char,
+    parent: i32,
+    started: u64,
+}
+
+fn stat(pid: i32) -> Option<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command name stands in parentheses and may hold spaces: fields are counted after the last one.
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?.chars().next()?;
-    let started = fields.nth(18)?.parse().ok()?;
-    Some((state, started))
+    let parent = fields.next()?.parse().ok()?;
+    let started = fields.nth(17)?.parse().ok()?;
+    Some(Stat {
+        state,
+        parent,
+        started,
+    })
 }
 
 /// Waits until `log` holds `line`; fails with the log's tail when the process ends or the time is over.

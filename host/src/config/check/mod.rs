@@ -4,6 +4,7 @@ mod brokers;
 mod plugins;
 mod routes;
 mod secrets;
+mod store;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -81,6 +82,7 @@ impl<'a> Check<'a> {
         let routes = self.routes(raw, &topology);
         let plugins = self.plugins(raw, &routes, &plugins_dir);
         let brokers = self.brokers(raw, &state_dir, &routes);
+        let store = self.store(&raw.store);
         let host = valid::Host {
             state_dir,
             plugins_dir,
@@ -92,6 +94,7 @@ impl<'a> Check<'a> {
         };
         Some(valid::Settings {
             host,
+            store,
             limits: valid::Limits {
                 message_bytes: usize::try_from(raw.limits.message_size.0).unwrap_or(usize::MAX),
                 headers: raw.limits.headers,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::units::{Secret, Size, Span};
+use super::units::{Secret, Size, Span, StoreUrl};
 use super::valid::{Order, Unrouted};
 use crate::model::{Role, WireFormat};
 
@@ -25,6 +25,8 @@ pub struct Raw {
     pub tokens: Vec<Token>,
     /// Which broker does what.
     pub messaging: Messaging,
+    /// Where waiting retries and dead letters are kept.
+    pub store: Store,
     /// Bounds of the host; bounds of a plugin stand in its own table.
     pub limits: Limits,
     /// Dead letters.
@@ -92,6 +94,29 @@ impl Default for Host {
             drain: Span::secs(25),
             log: "info".into(),
             token: None,
+        }
+    }
+}
+
+/// Where waiting retries and dead letters are kept.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Store {
+    /// A Postgres database (12 or newer) that all hosts share: a reference `env:NAME` or `file:path`, or a URL without a
+    /// password. Unless set: the SQLite file `store.db` in `host.state_dir`, for one host alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["env:HELIX_STORE_URL", "postgres://helix@db.internal/helix?sslmode=verify-full"]))]
+    pub url: Option<StoreUrl>,
+    /// Schema of the tables in that database; made when it is missing. Hosts with the same one share their work: give them
+    /// the same routes.
+    pub schema: String,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            url: None,
+            schema: "helix".into(),
         }
     }
 }

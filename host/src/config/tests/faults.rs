@@ -236,6 +236,51 @@ fn secrets_never_show() {
 }
 
 #[test]
+fn the_url_of_the_store_is_a_reference_or_holds_no_password() {
+    for url in [
+        "postgres://u:hunter2@h/d",
+        "postgresql://u:hunter2@h:1/d?sslmode=require",
+        "postgres://h/d?user=u&password=hunter2",
+        "postgres://u:hun@ter2/hunter2@h/d",
+    ] {
+        let text = shows(
+            &format!("[store]\nurl = \"{url}\"\n"),
+            &[
+                "HX0107",
+                "`store.url` has a password in plain text",
+                "env:HELIX_STORE_URL",
+            ],
+        );
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+    shows(
+        "[store]\nurl = \"mysql://h/d\"\n",
+        &["HX0103", "postgres://user@host"],
+    );
+    shows(
+        "[store]\nurl = \"env:NOWHERE\"\n",
+        &["HX0107", "`NOWHERE` is not set"],
+    );
+    let led = faults(
+        "[store]\nurl = \"env:THERE\"\n",
+        &[("THERE", "mysql://u:hunter2@h/d")],
+    )
+    .to_string();
+    assert!(
+        led.contains("no URL of a Postgres database") && !led.contains("hunter2"),
+        "{led}"
+    );
+    for schema in ["", "Helix", "1a", "a-b", "pg_x", "a\\\"; DROP"] {
+        shows(
+            &format!("[store]\nschema = \"{schema}\"\n"),
+            &["HX0103", "`store.schema` cannot be"],
+        );
+    }
+    let fine = "[store]\nurl = \"postgres://u@h:5432/d?sslmode=verify-full\"\nschema = \"helix_2\"\n";
+    assert!(Folder::new(fine).load(&[], &[]).is_ok());
+}
+
+#[test]
 fn a_terminal_is_not_steered_by_a_file() {
     let text = shows("\"\\u001b[31mred\" = 1\n", &["unknown key"]);
     assert!(!text.contains('\u{1b}'));

@@ -2,9 +2,10 @@
 
 use async_trait::async_trait;
 
-use super::engine::{Connection, Row, failed};
+use super::engine::{Connection, Row, answered, failed};
 use super::op::{Done, Op};
 use super::row::column;
+use super::text::{stored, text};
 use super::{Error, Store, int, uint};
 use crate::model::UnixMs;
 use crate::store::{Audit, AuditEntry, AuditPage};
@@ -14,10 +15,10 @@ pub(super) async fn add(on: &mut Connection, entry: &AuditEntry) -> Result<(), E
         "INSERT INTO audit (at_ms, actor, role, action, target, status, count) VALUES ($1, $2, $3, $4, $5, $6, $7)",
     )
     .bind(int(entry.at_ms))
-    .bind(&entry.actor)
-    .bind(&entry.role)
-    .bind(&entry.action)
-    .bind(&entry.target)
+    .bind(stored(&entry.actor))
+    .bind(stored(&entry.role))
+    .bind(stored(&entry.action))
+    .bind(stored(&entry.target))
     .bind(i64::from(entry.status))
     .bind(int(entry.count))
     .execute(on)
@@ -41,10 +42,10 @@ pub(super) async fn forget(on: &mut Connection, before: UnixMs, limit: usize) ->
 fn entry(row: &Row) -> Result<AuditEntry, Error> {
     Ok(AuditEntry {
         at_ms: uint(column(row, "at_ms")?),
-        actor: column(row, "actor")?,
-        role: column(row, "role")?,
-        action: column(row, "action")?,
-        target: column(row, "target")?,
+        actor: text(row, "actor")?,
+        role: text(row, "role")?,
+        action: text(row, "action")?,
+        target: text(row, "target")?,
         status: u16::try_from(column::<i64>(row, "status")?).unwrap_or_default(),
         count: uint(column(row, "count")?),
     })
@@ -57,13 +58,14 @@ impl Audit for Store {
     }
 
     async fn audit(&self, before: Option<u64>, limit: usize) -> Result<AuditPage, Error> {
-        let rows = sqlx::query("SELECT * FROM audit WHERE seq < $1 ORDER BY seq DESC LIMIT $2")
-            .bind(before.map_or(i64::MAX, int))
-            // One more than asked for tells whether there is a next page.
-            .bind(i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX))
-            .fetch_all(self.readers())
-            .await
-            .map_err(failed)?;
+        let query = sqlx::query(
+            "SELECT seq, at_ms, actor, role, action, target, status, count FROM audit
+             WHERE seq < $1 ORDER BY seq DESC LIMIT $2",
+        )
+        .bind(before.map_or(i64::MAX, int))
+        // One more than asked for tells whether there is a next page.
+        .bind(i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX));
+        let rows = answered(query.fetch_all(self.readers())).await?;
         let shown = rows.get(..limit).unwrap_or(&rows);
         let next = match shown.last() {
             Some(last) if rows.len() > limit => Some(uint(column(last, "seq")?)),

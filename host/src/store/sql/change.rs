@@ -1,10 +1,12 @@
 //! Changes of a letter's state: compare and set, and a row in its trail.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::engine::{Connection, failed};
 use super::row::{column, corrupt};
 use super::tally::Tally;
+use super::text::{stored, text};
 use super::{Error, int, letters, retries, trail};
 use crate::model::clock::duration_ms;
 use crate::model::{LetterState, UnixMs};
@@ -15,27 +17,31 @@ pub(super) async fn change(
     id: &str,
     change: &Change,
     note: &Note,
+    host: &str,
     now: UnixMs,
     tally: &mut Tally,
 ) -> Result<Changed, Error> {
     let (from, to) = (change.from(), change.to());
-    let (holder, until) = match change {
-        Change::Claim { holder, lease } => (Some(holder), Some(end_of(now, *lease))),
+    let (holder, until, host) = match change {
+        Change::Claim { holder, lease } => (Some(stored(holder)), Some(end_of(now, *lease)), Some(host)),
         Change::Sent { .. } | Change::Edited { .. } | Change::GiveBack { .. } | Change::Discard => {
-            (None, None)
+            (None, None, None)
         }
     };
     // A holder that is asked for has to be there; where none is asked for the row has none either.
-    let changed = sqlx::query(
-        "UPDATE dead_letters SET state = $3, holder = $4, lease_until_ms = $5
-         WHERE id = $1 AND state = $2 AND holder IS NOT DISTINCT FROM $6 RETURNING *",
-    )
-    .bind(id)
+    let changed = sqlx::query(concat!(
+        "UPDATE dead_letters SET state = $3, holder = $4, lease_until_ms = $5, host = $7
+         WHERE id = $1 AND state = $2 AND holder IS NOT DISTINCT FROM $6 RETURNING ",
+        letters::columns!(),
+        ", grp, destination"
+    ))
+    .bind(stored(id))
     .bind(from.as_str())
     .bind(to.as_str())
     .bind(holder)
     .bind(until)
-    .bind(change.holder())
+    .bind(change.holder().map(stored))
+    .bind(host)
     .fetch_optional(&mut *on)
     .await
     .map_err(failed)?;
@@ -56,7 +62,7 @@ fn end_of(now: UnixMs, lease: Duration) -> i64 {
 
 async fn state(on: &mut Connection, id: &str) -> Result<Option<LetterState>, Error> {
     let row = sqlx::query("SELECT state FROM dead_letters WHERE id = $1")
-        .bind(id)
+        .bind(stored(id))
         .fetch_optional(on)
         .await
         .map_err(failed)?;
@@ -64,19 +70,32 @@ async fn state(on: &mut Connection, id: &str) -> Result<Option<LetterState>, Err
         .transpose()
 }
 
-/// Leases that ended at `until` or before; all of them when there is no time.
+/// Which leases are over.
+pub(super) enum Over {
+    /// Those that ended at this time or before.
+    By(UnixMs),
+    /// Those of this host. One that says no host was taken before hosts were written down, in a file that had one only.
+    Of(Arc<str>),
+}
+
 pub(super) async fn lapse(
     on: &mut Connection,
-    until: Option<UnixMs>,
+    over: &Over,
     now: UnixMs,
     tally: &mut Tally,
 ) -> Result<u64, Error> {
+    let (until, host) = match over {
+        Over::By(until) => (Some(int(*until)), None),
+        Over::Of(host) => (None, Some(&**host)),
+    };
     // As many as requests were under way at a time: few.
     let rows = sqlx::query(
-        "UPDATE dead_letters SET state = 'dead', holder = NULL, lease_until_ms = NULL
-         WHERE state = 'retrying' AND lease_until_ms <= $1 RETURNING id, grp, destination, message_type",
+        "UPDATE dead_letters SET state = 'dead', holder = NULL, lease_until_ms = NULL, host = NULL
+         WHERE state = 'retrying' AND (lease_until_ms <= $1 OR host = $2 OR ($2 IS NOT NULL AND host IS NULL))
+         RETURNING id, grp, destination, message_type",
     )
-    .bind(until.map_or(i64::MAX, int))
+    .bind(until)
+    .bind(host)
     .fetch_all(&mut *on)
     .await
     .map_err(failed)?;
@@ -86,7 +105,7 @@ pub(super) async fn lapse(
         reason: Some("whoever was sending it again did not finish; it may have been sent".to_owned()),
     };
     for row in &rows {
-        let id: String = column(row, "id")?;
+        let id = text(row, "id")?;
         let (from, to) = (LetterState::Retrying, LetterState::Dead);
         tally.moved(&letters::kind(row)?, from, to);
         trail::add(on, &id, now, (from, to), &note).await?;

@@ -1,8 +1,13 @@
 //! A message that failed for good gets its row, or comes back to the one it has.
 
-use super::engine::{Connection, failed};
+use std::collections::HashSet;
+
+use sqlx::{AssertSqlSafe, QueryBuilder};
+
+use super::engine::{Connection, Database, FOR_UPDATE, failed};
 use super::row::column;
 use super::tally::{Kind, Tally};
+use super::text::{stored, text};
 use super::{Error, codec, int, letters, small, trail, uint};
 use crate::model::{Attempt, DeadLetter, Fingerprint, LetterState, UnixMs};
 use crate::store::Note;
@@ -23,39 +28,96 @@ struct Row {
     kind: Kind,
 }
 
+/// Letters in one statement. Each number is a statement of its own, which the server reads once.
+const TOGETHER: [usize; 4] = [64, 16, 4, 1];
+/// Their messages, so that no statement gets larger than the server takes.
+const BYTES: usize = 4 << 20;
+
+/// The ids of the rows. Letters that nobody knows yet, which is nearly all, cost one question for many of them.
+pub(super) async fn enter_all(
+    on: &mut Connection,
+    letters: &[&DeadLetter],
+    now: UnixMs,
+    tally: &mut Tally,
+) -> Result<Vec<String>, Error> {
+    let mut ids = Vec::with_capacity(letters.len());
+    let mut rest = letters;
+    while let Some((first, others)) = rest.split_first() {
+        let new = new_at_first_sight(rest);
+        let Some(size) = TOGETHER.into_iter().find(|size| *size <= new) else {
+            ids.push(enter(on, first, now, tally).await?);
+            rest = others;
+            continue;
+        };
+        let (some, others) = rest.split_at(size);
+        let inserted = insert(on, some, tally).await?;
+        for letter in some {
+            ids.push(if inserted.contains(&letter.id) {
+                letter.id.clone()
+            } else {
+                enter(on, letter, now, tally).await?
+            });
+        }
+        rest = others;
+    }
+    Ok(ids)
+}
+
+/// How many at the front have nothing that must come before them: another row to look for, or one of the same id.
+fn new_at_first_sight(letters: &[&DeadLetter]) -> usize {
+    let mut seen = HashSet::new();
+    let mut bytes = 0;
+    letters
+        .iter()
+        .take(TOGETHER.into_iter().max().unwrap_or(1))
+        .take_while(|letter| {
+            bytes += letter.raw.size();
+            letter.sent_from().is_none_or(|id| id == letter.id)
+                && seen.insert(letter.id.as_str())
+                && (bytes <= BYTES || seen.len() == 1)
+        })
+        .count()
+}
+
 /// The id of the row.
-pub(super) async fn enter(
+async fn enter(
     on: &mut Connection,
     letter: &DeadLetter,
     now: UnixMs,
     tally: &mut Tally,
 ) -> Result<String, Error> {
-    let print = Fingerprint::of(letter);
-    let group = print.group.clone();
-    tally.seen(print, letter);
-    let Some(row) = row_of(on, letter).await? else {
-        insert(on, letter, &group).await?;
-        let destination = letter.raw.origin.destination.to_string();
-        let kind = Kind::new(group, destination, letter.message_type.as_deref());
-        tally.count(kind, letter.state, 1);
-        return Ok(letter.id.clone());
+    let group = Fingerprint::of(letter).group;
+    let mut found = row_of(on, letter).await?;
+    if found.is_none() {
+        if insert(on, &[letter], tally).await?.contains(&letter.id) {
+            return Ok(letter.id.clone());
+        }
+        // Another host was quicker.
+        found = find(on, &letter.id).await?;
+    }
+    tally.seen(Fingerprint::of(letter), letter);
+    let Some(row) = found else {
+        return Err(Error::Storage(format!(
+            "letter `{}` is there and cannot be read",
+            letter.id
+        )));
     };
     let (attempts, earlier) = lives(&row, letter);
     let attempts = serde_json::to_string(&attempts).map_err(|e| Error::Storage(e.to_string()))?;
     sqlx::query(
         "UPDATE dead_letters SET route = $2, plugin = $3, digest = $4, class = $5, reason = $6, code = $7, attempts = $8,
-             earlier = $9, state = $10, reprocessed = $11, holder = NULL, lease_until_ms = NULL,
+             earlier = $9, state = $10, reprocessed = $11, holder = NULL, lease_until_ms = NULL, host = NULL,
              first_failure_ms = CASE WHEN first_failure_ms < $12 THEN first_failure_ms ELSE $12 END,
              last_failure_ms = CASE WHEN last_failure_ms > $13 THEN last_failure_ms ELSE $13 END, grp = $14
          WHERE id = $1",
     )
-    .bind(&row.id)
-    .bind(&letter.route)
-    .bind(&letter.plugin)
-    .bind(&letter.digest)
+    .bind(stored(&row.id))
+    .bind(letter.route.as_deref().map(stored))
+    .bind(letter.plugin.as_deref().map(stored))
+    .bind(letter.digest.as_deref().map(stored))
     .bind(letter.class.as_str())
-    .bind(&letter.reason)
-    .bind(&letter.code)
+    .bind(stored(&letter.reason))
+    .bind(letter.code.as_deref().map(stored))
     .bind(attempts)
     .bind(i64::try_from(earlier).unwrap_or(i64::MAX))
     .bind(letter.state.as_str())
@@ -107,14 +169,16 @@ async fn row_of(on: &mut Connection, letter: &DeadLetter) -> Result<Option<Row>,
 }
 
 async fn find(on: &mut Connection, id: &str) -> Result<Option<Row>, Error> {
-    let found = sqlx::query(
+    // Two hosts that enter it at once must not both work from what it was before.
+    let sql = format!(
         "SELECT state, attempts, earlier, reprocessed, message, grp, destination, message_type
-         FROM dead_letters WHERE id = $1",
-    )
-    .bind(id)
-    .fetch_optional(on)
-    .await
-    .map_err(failed)?;
+         FROM dead_letters WHERE id = $1{FOR_UPDATE}"
+    );
+    let found = sqlx::query(AssertSqlSafe(sql))
+        .bind(stored(id))
+        .fetch_optional(on)
+        .await
+        .map_err(failed)?;
     let Some(found) = found else { return Ok(None) };
     // What somebody's hand made unreadable must not keep a message from being settled.
     Ok(Some(Row {
@@ -128,33 +192,56 @@ async fn find(on: &mut Connection, id: &str) -> Result<Option<Row>, Error> {
     }))
 }
 
-async fn insert(on: &mut Connection, letter: &DeadLetter, group: &str) -> Result<(), Error> {
-    let attempts = serde_json::to_string(&letter.attempts).map_err(|e| Error::Storage(e.to_string()))?;
-    sqlx::query(
+/// The ids of those that had none there. They are counted.
+async fn insert(
+    on: &mut Connection,
+    letters: &[&DeadLetter],
+    tally: &mut Tally,
+) -> Result<HashSet<String>, Error> {
+    let mut query: QueryBuilder<Database> = QueryBuilder::new(
         "INSERT INTO dead_letters (id, destination, message_id, message_type, route, plugin, digest, class, reason, code,
-                                   attempts, first_failure_ms, last_failure_ms, trace_id, state, message, reprocessed, grp)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
-    )
-    .bind(&letter.id)
-    .bind(&*letter.raw.origin.destination)
-    .bind(&letter.message_id)
-    .bind(&letter.message_type)
-    .bind(&letter.route)
-    .bind(&letter.plugin)
-    .bind(&letter.digest)
-    .bind(letter.class.as_str())
-    .bind(&letter.reason)
-    .bind(&letter.code)
-    .bind(attempts)
-    .bind(int(letter.first_failure_ms))
-    .bind(int(letter.last_failure_ms))
-    .bind(&letter.trace_id)
-    .bind(letter.state.as_str())
-    .bind(codec::write(&letter.raw))
-    .bind(i64::from(letter.reprocessed))
-    .bind(group)
-    .execute(on)
-    .await
-    .map_err(failed)?;
-    Ok(())
+                                   attempts, first_failure_ms, last_failure_ms, trace_id, state, message, reprocessed, grp) ",
+    );
+    let mut rows = Vec::with_capacity(letters.len());
+    for letter in letters {
+        rows.push((
+            letter,
+            Fingerprint::of(letter),
+            serde_json::to_string(&letter.attempts).map_err(|e| Error::Storage(e.to_string()))?,
+        ));
+    }
+    let maybe = |text: &Option<String>| text.as_deref().map(|text| stored(text).into_owned());
+    query.push_values(&rows, |mut row, (letter, print, attempts)| {
+        row.push_bind(stored(&letter.id).into_owned())
+            .push_bind(stored(&letter.raw.origin.destination).into_owned())
+            .push_bind(maybe(&letter.message_id))
+            .push_bind(maybe(&letter.message_type))
+            .push_bind(maybe(&letter.route))
+            .push_bind(maybe(&letter.plugin))
+            .push_bind(maybe(&letter.digest))
+            .push_bind(letter.class.as_str())
+            .push_bind(stored(&letter.reason).into_owned())
+            .push_bind(maybe(&letter.code))
+            .push_bind(attempts.clone())
+            .push_bind(int(letter.first_failure_ms))
+            .push_bind(int(letter.last_failure_ms))
+            .push_bind(maybe(&letter.trace_id))
+            .push_bind(letter.state.as_str())
+            .push_bind(codec::write(&letter.raw))
+            .push_bind(i64::from(letter.reprocessed))
+            .push_bind(print.group.clone());
+    });
+    query.push(" ON CONFLICT (id) DO NOTHING RETURNING id");
+    let found = query.build().fetch_all(on).await.map_err(failed)?;
+    let new: HashSet<String> = found
+        .iter()
+        .map(|row| text(row, "id"))
+        .collect::<Result<_, _>>()?;
+    for (letter, print, _) in rows.into_iter().filter(|(letter, ..)| new.contains(&letter.id)) {
+        let destination = letter.raw.origin.destination.to_string();
+        let kind = Kind::new(print.group.clone(), destination, letter.message_type.as_deref());
+        tally.count(kind, letter.state, 1);
+        tally.seen(print, letter);
+    }
+    Ok(new)
 }

@@ -2,8 +2,9 @@
 
 use sqlx::QueryBuilder;
 
-use super::engine::{Pool, Row, failed};
+use super::engine::{Pool, Row, SNAPSHOT, answered};
 use super::row::{column, corrupt};
+use super::text::{maybe_text, text};
 use super::{Error, letters, matching, uint};
 use crate::store::{Group, LetterFilter};
 
@@ -35,43 +36,40 @@ pub(super) async fn of(
     query.push(" AND d.grp = top.id ORDER BY d.last_failure_ms DESC LIMIT 1) ORDER BY top.n DESC, top.id");
 
     // One snapshot, so that the two belong together.
-    let mut snapshot = readers.begin().await.map_err(failed)?;
-    let all: i64 = counting
-        .build_query_scalar()
-        .fetch_one(&mut *snapshot)
-        .await
-        .map_err(failed)?;
-    let rows = query.build().fetch_all(&mut *snapshot).await.map_err(failed)?;
-    snapshot.rollback().await.map_err(failed)?;
+    let (all, rows) = answered(Box::pin(async {
+        let mut snapshot = readers.begin_with(SNAPSHOT).await?;
+        let all: i64 = counting.build_query_scalar().fetch_one(&mut *snapshot).await?;
+        let rows = query.build().fetch_all(&mut *snapshot).await?;
+        snapshot.rollback().await?;
+        Ok((all, rows))
+    }))
+    .await?;
     Ok((uint(all), rows.iter().map(group).collect::<Result<_, _>>()?))
 }
 
 fn group(row: &Row) -> Result<Group, Error> {
-    let id: String = column(row, "id")?;
-    let sample: Option<String> = column(row, "sample")?;
-    let reason: Option<String> = column(row, "sample_reason")?;
+    let id = text(row, "id")?;
+    let sample = maybe_text(row, "sample")?;
+    let reason = maybe_text(row, "sample_reason")?;
     Ok(Group {
-        route: column(row, "route")?,
+        route: maybe_text(row, "route")?,
         class: letters::word(column(row, "class")?).ok_or_else(|| corrupt("the failure class", &id))?,
-        code: column(row, "code")?,
-        digest: column(row, "digest")?,
-        message: column(row, "message")?,
+        code: maybe_text(row, "code")?,
+        digest: maybe_text(row, "digest")?,
+        message: maybe_text(row, "message")?,
         count: uint(column(row, "n")?),
         first_ms: uint(column(row, "first_ms")?),
         last_ms: uint(column(row, "last_ms")?),
         sample: sample.zip(reason),
-        previous_digest: column(row, "previous")?,
+        previous_digest: maybe_text(row, "previous")?,
         id,
     })
 }
 
 pub(super) async fn dead(readers: &Pool) -> Result<u64, Error> {
-    let groups: i64 = sqlx::query_scalar(
+    let query = sqlx::query_scalar(
         "SELECT COUNT(*) FROM (SELECT grp FROM letter_counts WHERE state = 'dead'
                                GROUP BY grp HAVING SUM(letters) > 0) AS found",
-    )
-    .fetch_one(readers)
-    .await
-    .map_err(failed)?;
-    Ok(uint(groups))
+    );
+    answered(query.fetch_one(readers)).await.map(uint)
 }

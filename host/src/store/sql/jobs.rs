@@ -5,10 +5,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::QueryBuilder;
 
-use super::engine::{Connection, Row, failed};
+use super::engine::{Connection, Row, answered, failed};
 use super::op::{Done, Op as WriterOp};
 use super::row::{column, corrupt};
 use super::tally::Tally;
+use super::text::{maybe_text, stored, text};
 use super::{Error, Store, change, int, letters, matching, small, uint};
 use crate::model::clock::duration_ms;
 use crate::model::{LetterState, UnixMs};
@@ -64,11 +65,12 @@ impl Op {
         &self,
         on: &mut Connection,
         now: UnixMs,
+        host: &str,
         tally: &mut Tally,
     ) -> Result<Done, Error> {
         match self {
             Self::Create(job) => create(on, job, now).await.map(some),
-            Self::Take { holder, lease } => take(on, holder, *lease, now).await,
+            Self::Take { holder, lease } => take(on, (holder, host), *lease, now).await,
             Self::Renew {
                 job,
                 holder,
@@ -81,9 +83,9 @@ impl Op {
                      WHERE seq = $1 AND state = 'running' AND holder = $2",
                 )
                 .bind(job)
-                .bind(holder)
+                .bind(stored(holder))
                 .bind(until)
-                .bind(trouble)
+                .bind(trouble.as_deref().map(stored))
                 .execute(on)
                 .await
                 .map_err(failed)?;
@@ -94,7 +96,7 @@ impl Op {
                     "UPDATE redrive_jobs SET holder = NULL, lease_until_ms = NULL WHERE seq = $1 AND holder = $2",
                 )
                 .bind(job)
-                .bind(holder)
+                .bind(stored(holder))
                 .execute(on)
                 .await
                 .map_err(failed)?;
@@ -107,7 +109,7 @@ impl Op {
                 letter,
                 change,
                 note,
-            } => change_member(on, member, (letter, change, note), now, tally)
+            } => change_member(on, member, (letter, change, note), host, now, tally)
                 .await
                 .map(Done::Changed),
             Self::Record { member, ending, why } => result(on, member, *ending, why.as_deref(), now, tally)
@@ -117,21 +119,29 @@ impl Op {
     }
 }
 
+/// What [`job()`] reads.
+macro_rules! columns {
+    () => {
+        "seq, id, action, filter, rate, force, reason, actor, state, total, done, failed, skipped, created_ms,
+         started_ms, ended_ms, trouble"
+    };
+}
+
 fn some(job: Job) -> Done {
     Done::Job(Some(Box::new(job)))
 }
 
 fn job(row: &Row) -> Result<Job, Error> {
-    let id: String = column(row, "id")?;
+    let id = text(row, "id")?;
     let time = |name: &str| Ok::<_, Error>(column::<Option<i64>>(row, name)?.map(uint));
     Ok(Job {
         number: uint(column(row, "seq")?),
         action: letters::word(column(row, "action")?).ok_or_else(|| corrupt("the action", &id))?,
-        filter: column(row, "filter")?,
+        filter: maybe_text(row, "filter")?,
         rate: column::<Option<i64>>(row, "rate")?.map(small),
         force: column::<i64>(row, "force")? != 0,
-        reason: column(row, "reason")?,
-        actor: column(row, "actor")?,
+        reason: maybe_text(row, "reason")?,
+        actor: text(row, "actor")?,
         state: letters::word(column(row, "state")?).ok_or_else(|| corrupt("the state", &id))?,
         total: uint(column(row, "total")?),
         done: uint(column(row, "done")?),
@@ -140,7 +150,7 @@ fn job(row: &Row) -> Result<Job, Error> {
         created_ms: uint(column(row, "created_ms")?),
         started_ms: time("started_ms")?,
         ended_ms: time("ended_ms")?,
-        trouble: column(row, "trouble")?,
+        trouble: maybe_text(row, "trouble")?,
         id,
     })
 }
@@ -151,13 +161,13 @@ async fn create(on: &mut Connection, new: &NewJob, now: UnixMs) -> Result<Job, E
         "INSERT INTO redrive_jobs (id, action, filter, rate, force, reason, actor, state, total, created_ms)
          VALUES ($1, $2, $3, $4, $5, $6, $7, 'pending', 0, $8) RETURNING seq",
     )
-    .bind(&new.id)
+    .bind(stored(&new.id))
     .bind(new.action.as_str())
-    .bind(&new.filter)
+    .bind(new.filter.as_deref().map(stored))
     .bind(new.rate.map(i64::from))
     .bind(i64::from(new.force))
-    .bind(&new.reason)
-    .bind(&new.actor)
+    .bind(new.reason.as_deref().map(stored))
+    .bind(stored(&new.actor))
     .bind(int(now))
     .fetch_one(&mut *on)
     .await
@@ -167,11 +177,12 @@ async fn create(on: &mut Connection, new: &NewJob, now: UnixMs) -> Result<Job, E
         Members::Ids(ids) => add_ids(on, seq, ids).await?,
     };
     // A job over nothing has nothing to wait for.
-    let row = sqlx::query(
+    let row = sqlx::query(concat!(
         "UPDATE redrive_jobs SET total = $2, state = CASE WHEN $2 = 0 THEN 'completed' ELSE state END,
              ended_ms = CASE WHEN $2 = 0 THEN $3 ELSE NULL END
-         WHERE seq = $1 RETURNING *",
-    )
+         WHERE seq = $1 RETURNING ",
+        columns!()
+    ))
     .bind(seq)
     .bind(total)
     .bind(int(now))
@@ -231,7 +242,7 @@ async fn add_ids(on: &mut Connection, job: i64, ids: &[String]) -> Result<i64, E
     for id in ids {
         let first: Option<i64> =
             sqlx::query_scalar("SELECT first_failure_ms FROM dead_letters WHERE id = $1")
-                .bind(id)
+                .bind(stored(id))
                 .fetch_optional(&mut *on)
                 .await
                 .map_err(failed)?;
@@ -246,7 +257,7 @@ async fn add_ids(on: &mut Connection, job: i64, ids: &[String]) -> Result<i64, E
         sqlx::query("INSERT INTO redrive_members (job, place, letter) VALUES ($1, $2, $3)")
             .bind(job)
             .bind(place)
-            .bind(id)
+            .bind(stored(id))
             .execute(&mut *on)
             .await
             .map_err(failed)?;
@@ -254,21 +265,28 @@ async fn add_ids(on: &mut Connection, job: i64, ids: &[String]) -> Result<i64, E
     Ok(place)
 }
 
-async fn take(on: &mut Connection, holder: &str, lease: Duration, now: UnixMs) -> Result<Done, Error> {
+async fn take(
+    on: &mut Connection,
+    (holder, host): (&str, &str),
+    lease: Duration,
+    now: UnixMs,
+) -> Result<Done, Error> {
     // Said twice, so that of two hosts that look at the same time the second one finds that it is taken.
-    let row = sqlx::query(
-        "UPDATE redrive_jobs SET state = 'running', holder = $1, lease_until_ms = $2,
+    let row = sqlx::query(concat!(
+        "UPDATE redrive_jobs SET state = 'running', holder = $1, lease_until_ms = $2, host = $4,
              started_ms = COALESCE(started_ms, $3)
          WHERE seq = (SELECT j.seq FROM redrive_jobs j
                       WHERE j.state = 'pending'
                          OR (j.state = 'running' AND (j.lease_until_ms IS NULL OR j.lease_until_ms <= $3))
                       ORDER BY j.seq LIMIT 1)
            AND (state = 'pending' OR (state = 'running' AND (lease_until_ms IS NULL OR lease_until_ms <= $3)))
-         RETURNING *",
-    )
-    .bind(holder)
+         RETURNING ",
+        columns!()
+    ))
+    .bind(stored(holder))
     .bind(int(now.saturating_add(duration_ms(lease))))
     .bind(int(now))
+    .bind(host)
     .fetch_optional(on)
     .await
     .map_err(failed)?;
@@ -292,10 +310,10 @@ async fn end(
          WHERE seq = $1 AND state = 'running' AND holder = $2",
     )
     .bind(job)
-    .bind(holder)
+    .bind(stored(holder))
     .bind(state.as_str())
     .bind(int(now))
-    .bind(failure)
+    .bind(failure.map(stored))
     .execute(on)
     .await
     .map_err(failed)?;
@@ -308,13 +326,13 @@ async fn cancel(on: &mut Connection, id: &str, now: UnixMs) -> Result<Done, Erro
              trouble = NULL
          WHERE id = $1 AND state IN ('pending', 'running')",
     )
-    .bind(id)
+    .bind(stored(id))
     .bind(int(now))
     .execute(&mut *on)
     .await
     .map_err(failed)?;
-    let row = sqlx::query("SELECT * FROM redrive_jobs WHERE id = $1")
-        .bind(id)
+    let row = sqlx::query(concat!("SELECT ", columns!(), " FROM redrive_jobs WHERE id = $1"))
+        .bind(stored(id))
         .fetch_optional(on)
         .await
         .map_err(failed)?;
@@ -326,6 +344,7 @@ async fn change_member(
     on: &mut Connection,
     member: &Member,
     (letter, change, note): (&str, &Change, &Note),
+    host: &str,
     now: UnixMs,
     tally: &mut Tally,
 ) -> Result<Changed, Error> {
@@ -333,7 +352,7 @@ async fn change_member(
     if begins && !is_ours(on, member).await? {
         return Ok(Changed::Stopped);
     }
-    let changed = change::change(on, letter, change, note, now, tally).await?;
+    let changed = change::change(on, letter, change, note, host, now, tally).await?;
     let ending = match (change, &changed) {
         (Change::Discard, Changed::Done(_)) => Some(Ending::Discarded),
         (Change::Sent { .. }, Changed::Done(_)) => Some(Ending::Sent),
@@ -354,7 +373,7 @@ async fn is_ours(on: &mut Connection, member: &Member) -> Result<bool, Error> {
             AND EXISTS (SELECT 1 FROM redrive_members WHERE job = $1 AND place = $3 AND outcome IS NULL)",
     )
     .bind(int(member.job))
-    .bind(&member.holder)
+    .bind(stored(&member.holder))
     .bind(int(member.place))
     .fetch_one(on)
     .await
@@ -377,7 +396,7 @@ async fn result(
     .bind(job)
     .bind(int(member.place))
     .bind(ending.as_str())
-    .bind(why)
+    .bind(why.map(stored))
     .bind(int(now))
     .execute(on)
     .await
@@ -389,12 +408,17 @@ async fn result(
     Ok(first)
 }
 
-/// What an earlier run of this host had is to be taken again at once.
-pub(super) async fn let_all_go(on: &mut Connection) -> Result<(), Error> {
-    sqlx::query("UPDATE redrive_jobs SET holder = NULL, lease_until_ms = NULL WHERE state = 'running'")
-        .execute(on)
-        .await
-        .map_err(failed)?;
+/// What an earlier run of this host had is to be taken again at once. A job that says no host began before hosts were written
+/// down, in a file that had one only.
+pub(super) async fn let_all_go(on: &mut Connection, host: &str) -> Result<(), Error> {
+    sqlx::query(
+        "UPDATE redrive_jobs SET holder = NULL, lease_until_ms = NULL
+         WHERE state = 'running' AND (host = $1 OR host IS NULL)",
+    )
+    .bind(host)
+    .execute(on)
+    .await
+    .map_err(failed)?;
     Ok(())
 }
 
@@ -409,14 +433,14 @@ fn behind(after: Option<u64>) -> i64 {
 
 impl Store {
     async fn job_op(&self, op: Op) -> Result<Option<Job>, Error> {
-        match self.write(WriterOp::Job(op)).await? {
+        match self.write(WriterOp::Job(op, self.host())).await? {
             Done::Job(job) => Ok(job.map(|job| *job)),
             _ => Ok(None),
         }
     }
 
     async fn flag_op(&self, op: Op) -> Result<bool, Error> {
-        let done = self.write(WriterOp::Job(op)).await?;
+        let done = self.write(WriterOp::Job(op, self.host())).await?;
         Ok(matches!(done, Done::Flag(true)))
     }
 }
@@ -429,22 +453,21 @@ impl Jobs for Store {
     }
 
     async fn job(&self, id: &str) -> Result<Option<Job>, Error> {
-        sqlx::query("SELECT * FROM redrive_jobs WHERE id = $1")
-            .bind(id)
-            .fetch_optional(self.readers())
-            .await
-            .map_err(failed)?
+        let query = sqlx::query(concat!("SELECT ", columns!(), " FROM redrive_jobs WHERE id = $1"));
+        answered(query.bind(stored(id)).fetch_optional(self.readers()))
+            .await?
             .as_ref()
             .map(job)
             .transpose()
     }
 
     async fn jobs(&self, limit: usize) -> Result<Vec<Job>, Error> {
-        let rows = sqlx::query("SELECT * FROM redrive_jobs ORDER BY seq DESC LIMIT $1")
-            .bind(page(limit))
-            .fetch_all(self.readers())
-            .await
-            .map_err(failed)?;
+        let query = sqlx::query(concat!(
+            "SELECT ",
+            columns!(),
+            " FROM redrive_jobs ORDER BY seq DESC LIMIT $1"
+        ));
+        let rows = answered(query.bind(page(limit)).fetch_all(self.readers())).await?;
         rows.iter().map(job).collect()
     }
 
@@ -465,17 +488,17 @@ impl Jobs for Store {
             query.push(" AND outcome = ").push_bind(ending.as_str());
         }
         query.push(" ORDER BY place LIMIT ").push_bind(page(limit));
-        let rows = query.build().fetch_all(self.readers()).await.map_err(failed)?;
+        let rows = answered(query.build().fetch_all(self.readers())).await?;
         rows.iter()
             .map(|row| {
-                let letter: String = column(row, "letter")?;
+                let letter = text(row, "letter")?;
                 let ending = column::<Option<String>>(row, "outcome")?
                     .map(|text| letters::word(&text).ok_or_else(|| corrupt("the result", &letter)))
                     .transpose()?;
                 Ok(JobResult {
                     place: uint(column(row, "place")?),
                     ending,
-                    why: column(row, "why")?,
+                    why: maybe_text(row, "why")?,
                     at_ms: column::<Option<i64>>(row, "at_ms")?.map(uint),
                     letter,
                 })
@@ -486,14 +509,12 @@ impl Jobs for Store {
     async fn take(&self, holder: &str, lease: Duration) -> Result<Option<Job>, Error> {
         let now = self.inner.clock.now_ms();
         // Asked often, and nearly always for nothing.
-        let any: bool = sqlx::query_scalar(
+        let query = sqlx::query_scalar(
             "SELECT EXISTS (SELECT 1 FROM redrive_jobs WHERE state = 'pending'
                  OR (state = 'running' AND (lease_until_ms IS NULL OR lease_until_ms <= $1)))",
         )
-        .bind(int(now))
-        .fetch_one(self.readers())
-        .await
-        .map_err(failed)?;
+        .bind(int(now));
+        let any: bool = answered(query.fetch_one(self.readers())).await?;
         if !any {
             return Ok(None);
         }
@@ -533,22 +554,22 @@ impl Jobs for Store {
     }
 
     async fn standing(&self, job: u64, after: Option<u64>, limit: usize) -> Result<Vec<Standing>, Error> {
-        let rows = sqlx::query(
-            "SELECT m.place, m.letter, d.* FROM redrive_members m LEFT JOIN dead_letters d ON d.id = m.letter
+        let query = sqlx::query(concat!(
+            "SELECT m.place, m.letter, ",
+            letters::columns!(),
+            " FROM redrive_members m LEFT JOIN dead_letters d ON d.id = m.letter
              WHERE m.job = $1 AND m.place > $2 AND m.outcome IS NULL ORDER BY m.place LIMIT $3",
-        )
+        ))
         .bind(int(job))
         .bind(behind(after))
-        .bind(page(limit))
-        .fetch_all(self.readers())
-        .await
-        .map_err(failed)?;
+        .bind(page(limit));
+        let rows = answered(query.fetch_all(self.readers())).await?;
         rows.iter()
             .map(|row| {
                 let there = column::<Option<String>>(row, "id")?.is_some();
                 Ok(Standing {
                     place: uint(column(row, "place")?),
-                    id: column(row, "letter")?,
+                    id: text(row, "letter")?,
                     // What somebody's hand made unreadable must not hold up the others.
                     letter: there.then(|| letters::letter(row).ok()).flatten(),
                 })
@@ -569,7 +590,7 @@ impl Jobs for Store {
             change,
             note,
         };
-        match self.write(WriterOp::Job(op)).await? {
+        match self.write(WriterOp::Job(op, self.host())).await? {
             Done::Changed(changed) => Ok(changed),
             _ => Ok(Changed::Unknown),
         }

@@ -7,10 +7,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::QueryBuilder;
 
-use super::engine::{Row, failed};
+use super::change::Over;
+use super::engine::{Row, SNAPSHOT, answered};
 use super::op::{Done, Op};
 use super::row::{column, corrupt};
 use super::tally::Kind;
+use super::text::{maybe_text, stored, text};
 use super::{Error, Store, codec, groups, int, matching, small, trail, uint};
 use crate::model::DeadLetter;
 use crate::store::{Change, Changed, DeadLetters, Entry, Group, LetterFilter, LetterPage, Note, Page};
@@ -19,22 +21,32 @@ use crate::store::{Change, Changed, DeadLetters, Entry, Group, LetterFilter, Let
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
 
+/// What [`letter()`] reads. By name: a newer host may add columns while this one runs, and Postgres refuses a prepared `*`
+/// that means something else than before.
+macro_rules! columns {
+    () => {
+        "id, message_id, message_type, route, plugin, digest, class, reason, code, attempts, first_failure_ms,
+         last_failure_ms, trace_id, state, message, reprocessed"
+    };
+}
+pub(super) use columns;
+
 pub(super) fn letter(row: &Row) -> Result<DeadLetter, Error> {
-    let id: String = column(row, "id")?;
+    let id = text(row, "id")?;
     Ok(DeadLetter {
         raw: codec::read(column(row, "message")?).ok_or_else(|| corrupt("the message", &id))?,
-        message_id: column(row, "message_id")?,
-        message_type: column(row, "message_type")?,
-        route: column(row, "route")?,
-        plugin: column(row, "plugin")?,
-        digest: column(row, "digest")?,
+        message_id: maybe_text(row, "message_id")?,
+        message_type: maybe_text(row, "message_type")?,
+        route: maybe_text(row, "route")?,
+        plugin: maybe_text(row, "plugin")?,
+        digest: maybe_text(row, "digest")?,
         class: word(column(row, "class")?).ok_or_else(|| corrupt("the failure class", &id))?,
-        reason: column(row, "reason")?,
-        code: column(row, "code")?,
+        reason: text(row, "reason")?,
+        code: maybe_text(row, "code")?,
         attempts: serde_json::from_str(column(row, "attempts")?).map_err(|_| corrupt("the attempts", &id))?,
         first_failure_ms: uint(column(row, "first_failure_ms")?),
         last_failure_ms: uint(column(row, "last_failure_ms")?),
-        trace_id: column(row, "trace_id")?,
+        trace_id: maybe_text(row, "trace_id")?,
         state: word(column(row, "state")?).ok_or_else(|| corrupt("the state", &id))?,
         reprocessed: small(column(row, "reprocessed")?),
         id,
@@ -45,8 +57,8 @@ pub(super) fn letter(row: &Row) -> Result<DeadLetter, Error> {
 pub(super) fn kind(row: &Row) -> Result<Kind, Error> {
     Ok(Kind::new(
         column(row, "grp")?,
-        column(row, "destination")?,
-        column(row, "message_type")?,
+        text(row, "destination")?,
+        maybe_text(row, "message_type")?.as_deref(),
     ))
 }
 
@@ -79,7 +91,7 @@ impl DeadLetters for Store {
         } else {
             page.limit.min(MAX_LIMIT)
         };
-        let mut query = QueryBuilder::new("SELECT * FROM dead_letters");
+        let mut query = QueryBuilder::new(concat!("SELECT ", columns!(), " FROM dead_letters"));
         matching::letters(&mut query, filter);
         if let Some(cursor) = &page.cursor {
             let (last_failure, id) = place(cursor)
@@ -87,7 +99,7 @@ impl DeadLetters for Store {
             query
                 .push(" AND (last_failure_ms, id) < (")
                 .push_bind(last_failure);
-            query.push(", ").push_bind(id).push(")");
+            query.push(", ").push_bind(stored(&id).into_owned()).push(")");
         }
         query.push(" ORDER BY last_failure_ms DESC, id DESC LIMIT ");
         // One more than asked for tells whether there is a next page.
@@ -100,18 +112,18 @@ impl DeadLetters for Store {
         matching::count(&mut counting, filter);
 
         // One snapshot, so that count and letters belong together.
-        let mut snapshot = self.readers().begin().await.map_err(failed)?;
-        let count: i64 = counting
-            .build_query_scalar()
-            .fetch_one(&mut *snapshot)
-            .await
-            .map_err(failed)?;
-        // Where the counts know that there are none, nobody looks through all letters for them.
-        let rows = match count {
-            0 => Vec::new(),
-            _ => query.build().fetch_all(&mut *snapshot).await.map_err(failed)?,
-        };
-        snapshot.rollback().await.map_err(failed)?;
+        let (count, rows) = answered(Box::pin(async {
+            let mut snapshot = self.readers().begin_with(SNAPSHOT).await?;
+            let count: i64 = counting.build_query_scalar().fetch_one(&mut *snapshot).await?;
+            // Where the counts know that there are none, nobody looks through all letters for them.
+            let rows = match count {
+                0 => Vec::new(),
+                _ => query.build().fetch_all(&mut *snapshot).await?,
+            };
+            snapshot.rollback().await?;
+            Ok((count, rows))
+        }))
+        .await?;
 
         let letters: Vec<DeadLetter> = rows.iter().take(limit).map(letter).collect::<Result<_, _>>()?;
         let next = letters.last().filter(|_| rows.len() > limit).map(cursor);
@@ -131,32 +143,31 @@ impl DeadLetters for Store {
     }
 
     async fn get(&self, id: &str) -> Result<Option<DeadLetter>, Error> {
-        sqlx::query("SELECT * FROM dead_letters WHERE id = $1")
-            .bind(id)
-            .fetch_optional(self.readers())
-            .await
-            .map_err(failed)?
+        let query = sqlx::query(concat!("SELECT ", columns!(), " FROM dead_letters WHERE id = $1"));
+        answered(query.bind(stored(id)).fetch_optional(self.readers()))
+            .await?
             .as_ref()
             .map(letter)
             .transpose()
     }
 
     async fn depth(&self) -> Result<Vec<(String, u64)>, Error> {
-        let rows: Vec<(String, i64)> = sqlx::query_as(
-            "SELECT destination, CAST(SUM(letters) AS BIGINT) FROM letter_counts WHERE state = 'dead'
+        let query = sqlx::query(
+            "SELECT destination, CAST(SUM(letters) AS BIGINT) AS letters FROM letter_counts WHERE state = 'dead'
              GROUP BY destination HAVING SUM(letters) > 0 ORDER BY destination",
-        )
-        .fetch_all(self.readers())
-        .await
-        .map_err(failed)?;
-        Ok(rows
-            .into_iter()
-            .map(|(destination, letters)| (destination, uint(letters)))
-            .collect())
+        );
+        answered(query.fetch_all(self.readers()))
+            .await?
+            .iter()
+            .map(|row| Ok((text(row, "destination")?, uint(column(row, "letters")?))))
+            .collect()
     }
 
     async fn change(&self, id: &str, change: Change, note: Note) -> Result<Changed, Error> {
-        match self.write(Op::Change(id.to_owned(), change, note)).await? {
+        match self
+            .write(Op::Change(id.to_owned(), change, note, self.host()))
+            .await?
+        {
             Done::Changed(changed) => Ok(changed),
             _ => Ok(Changed::Unknown),
         }
@@ -165,17 +176,14 @@ impl DeadLetters for Store {
     async fn lapse(&self) -> Result<u64, Error> {
         let now = self.inner.clock.now_ms();
         // Asked often, and nearly always for nothing: only what is there costs a transaction.
-        let any: bool = sqlx::query_scalar(
+        let any = sqlx::query_scalar(
             "SELECT EXISTS (SELECT 1 FROM dead_letters WHERE state = 'retrying' AND lease_until_ms <= $1)",
         )
-        .bind(int(now))
-        .fetch_one(self.readers())
-        .await
-        .map_err(failed)?;
-        if !any {
+        .bind(int(now));
+        if !answered(any.fetch_one(self.readers())).await? {
             return Ok(0);
         }
-        self.write(Op::Lapse(Some(now))).await.map(Done::count)
+        self.write(Op::Lapse(Over::By(now))).await.map(Done::count)
     }
 
     async fn trail(&self, id: &str) -> Result<Vec<Entry>, Error> {

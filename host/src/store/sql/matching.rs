@@ -5,6 +5,7 @@ use sqlx::QueryBuilder;
 use super::engine::{Database, LIKE};
 use super::int;
 use super::tally::{KIND_CHARS, OTHER_TYPES};
+use super::text::stored;
 use crate::model::{FailureClass, LetterState};
 use crate::store::LetterFilter;
 
@@ -40,7 +41,10 @@ pub(super) fn letters(query: &mut QueryBuilder<Database>, filter: &LetterFilter)
     if let Some(text) = filter.text.as_deref().filter(|text| !text.is_empty()) {
         let pattern = format!(
             "%{}%",
-            text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_")
+            stored(text)
+                .replace('\\', "\\\\")
+                .replace('%', "\\%")
+                .replace('_', "\\_")
         );
         query.push(" AND (1 = 0");
         for column in ["reason", "code", "message_id", "destination"] {
@@ -119,6 +123,6 @@ fn equal(query: &mut QueryBuilder<Database>, table: &str, column: &str, wanted: 
             .push(table)
             .push(column)
             .push(" = ")
-            .push_bind(wanted.to_owned());
+            .push_bind(stored(wanted).into_owned());
     }
 }

@@ -5,7 +5,7 @@
 //! parameters, `IS NOT DISTINCT FROM`, `ON CONFLICT`, `RETURNING`, 64-bit integers only.
 //!
 //! All changes go through one [`writer`], which commits everything that waits in one transaction; reads have a small pool of
-//! their own.
+//! their own. Text is written by [`text::stored`], so that it is the same text in both.
 
 mod audit;
 mod change;
@@ -20,17 +20,19 @@ mod retries;
 mod row;
 mod schema;
 mod tally;
+mod text;
 mod trail;
 mod writer;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 
+use self::change::Over;
 use self::op::{Done, Op};
-use self::writer::Request;
-use super::engine::{self, Connection, Pool};
+use self::writer::{Request, Writer};
+use super::engine::{self, Link, Pool};
 use crate::model::Clock;
 use crate::store::Error;
 
@@ -50,25 +52,26 @@ struct Inner {
     readers: Pool,
     clock: Arc<dyn Clock>,
     commits: Arc<AtomicU64>,
+    /// Whose leases are ours.
+    host: Arc<str>,
+    tickets: AtomicI64,
 }
 
 impl Store {
     /// Starts the writer on the current Tokio runtime.
-    pub(super) fn start(connection: Connection, readers: Pool, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn start(link: Link, readers: Pool, clock: Arc<dyn Clock>, host: Arc<str>) -> Self {
         let (writer, requests) = mpsc::channel(QUEUE);
         let commits = Arc::new(AtomicU64::new(0));
-        tokio::spawn(writer::run(
-            connection,
-            requests,
-            Arc::clone(&commits),
-            Arc::clone(&clock),
-        ));
+        let writing = Writer::new(link, Arc::clone(&commits), Arc::clone(&clock));
+        tokio::spawn(writing.run(requests));
         Self {
             inner: Arc::new(Inner {
                 writer,
                 readers,
                 clock,
                 commits,
+                host,
+                tickets: AtomicI64::new(0),
             }),
         }
     }
@@ -80,15 +83,20 @@ impl Store {
             // An error means that the writer is gone already, which is what was asked for.
             let _ = closed.await;
         }
-        self.inner.readers.close().await;
+        let closing = async {
+            self.inner.readers.close().await;
+            Ok(())
+        };
+        // A server that does not answer any more notices by itself.
+        let _ = engine::bounded(closing).await;
     }
 
-    /// Voids all leases and tells how many there were. Right after opening, when no other process can hold one: what an
-    /// earlier run of this host had claimed is due again at once, and letters it was sending are dead again at once, instead
-    /// of after their lease.
+    /// Voids all leases of this host and tells how many there were; those of other hosts stay. Right after opening, when
+    /// nothing of this process can hold one: what an earlier run had claimed is due again at once, and letters it was sending
+    /// are dead again at once, instead of after their lease.
     pub async fn reclaim(&self) -> Result<u64, Error> {
-        let rows = self.write(Op::Reclaim).await?.count();
-        Ok(rows + self.write(Op::Lapse(None)).await?.count())
+        let rows = self.write(Op::Reclaim(self.host())).await?.count();
+        Ok(rows + self.write(Op::Lapse(Over::Of(self.host()))).await?.count())
     }
 
     /// Transactions committed since opening.
@@ -108,8 +116,18 @@ impl Store {
         done.await.map_err(|_| closed())?
     }
 
+    /// What is asked there has to go through [`engine::answered`].
     fn readers(&self) -> &Pool {
         &self.inner.readers
+    }
+
+    fn host(&self) -> Arc<str> {
+        Arc::clone(&self.inner.host)
+    }
+
+    /// None twice in one run of the host; what an earlier run had claimed was let go when it started.
+    fn ticket(&self) -> i64 {
+        self.inner.tickets.fetch_add(1, Ordering::Relaxed)
     }
 }
 

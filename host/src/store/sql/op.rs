@@ -1,33 +1,36 @@
 //! The changes that the writer makes.
 
+use std::sync::Arc;
+
+use super::change::{self, Over};
 use super::engine::Connection;
+use super::retries::{self, Claim};
 use super::tally::Tally;
-use super::{Error, audit, change, enter, jobs, retries};
+use super::{Error, audit, enter, jobs};
 use crate::model::{DeadLetter, UnixMs};
 use crate::store::{AuditEntry, Change, Changed, Job, Note, Parked};
 
 pub(super) enum Op {
     Park(Vec<Parked>),
-    Claim {
-        now: UnixMs,
-        lease_until: UnixMs,
-        limit: usize,
-    },
+    Claim(Claim),
     Complete(String),
     Reschedule(Box<Parked>),
     Bury(String, Box<DeadLetter>),
-    Release(String),
-    Reclaim,
+    /// The lease of a row, when this host has it.
+    Release(String, Arc<str>),
+    /// The rows of the host's claim with this ticket.
+    Unclaim(Arc<str>, i64),
+    /// All leases of this host.
+    Reclaim(Arc<str>),
     Enter(Vec<DeadLetter>),
-    Change(String, Change, Note),
-    /// Letters whose lease ran out; all that have one when there is no time.
-    Lapse(Option<UnixMs>),
+    Change(String, Change, Note, Arc<str>),
+    Lapse(Over),
     Audit(Vec<AuditEntry>),
     Forget {
         before: UnixMs,
         limit: usize,
     },
-    Job(jobs::Op),
+    Job(jobs::Op, Arc<str>),
 }
 
 #[derive(Debug)]
@@ -58,8 +61,48 @@ impl Done {
     }
 }
 
+/// Lanes that get another head: of these rows, and those in which these ids are.
+#[derive(Default)]
+pub(super) struct Lanes<'a> {
+    pub rows: Vec<&'a Parked>,
+    pub ids: Vec<&'a str>,
+}
+
 impl Op {
-    /// Inside a transaction that is made at `now`. May run again after that was rolled back, so it takes nothing out of itself.
+    /// Lanes that it puts a row into or takes one out of. Each has exactly one head. Where several hosts write at once, who
+    /// asks "is it empty?" and "who is next?" has to be alone with its lane until what it did is committed: of two that park
+    /// into an empty lane both would make a head, and a row parked behind a head that is just being taken out would never
+    /// become one.
+    pub(super) fn lanes<'a>(&'a self, into: &mut Lanes<'a>) {
+        match self {
+            Self::Park(rows) => into.rows.extend(rows),
+            Self::Change(_, Change::Sent { park, .. } | Change::Edited { park, .. }, ..) => {
+                into.rows.extend(park.as_deref())
+            }
+            Self::Job(
+                jobs::Op::Change {
+                    change: Change::Sent { park, .. },
+                    ..
+                },
+                _,
+            ) => into.rows.extend(park.as_deref()),
+            Self::Complete(id) | Self::Bury(id, _) => into.ids.push(id),
+            Self::Claim(_)
+            | Self::Reschedule(_)
+            | Self::Release(..)
+            | Self::Unclaim(..)
+            | Self::Reclaim(_)
+            | Self::Enter(_)
+            | Self::Change(..)
+            | Self::Lapse(_)
+            | Self::Audit(_)
+            | Self::Forget { .. }
+            | Self::Job(..) => {}
+        }
+    }
+
+    /// Inside a transaction that is made at `now`. May run again after that was rolled back, or after nobody knows whether it
+    /// was committed, so it takes nothing out of itself, and a second time changes nothing that the first has changed.
     pub(super) async fn apply(
         &self,
         on: &mut Connection,
@@ -72,37 +115,31 @@ impl Op {
                     retries::insert(on, row).await?;
                 }
             }
-            Self::Claim {
-                now,
-                lease_until,
-                limit,
-            } => {
-                return retries::claim(on, *now, *lease_until, *limit)
-                    .await
-                    .map(Done::Claimed);
-            }
+            Self::Claim(claim) => return retries::claim(on, claim).await.map(Done::Claimed),
             Self::Complete(id) => retries::remove(on, id).await?,
             Self::Reschedule(row) => retries::update(on, row).await?,
             Self::Bury(id, letter) => {
-                let entered = enter::enter(on, letter, now, tally).await?;
+                let entered = enter::enter_all(on, &[letter], now, tally).await?;
                 retries::remove(on, id).await?;
-                return Ok(Done::Entered(vec![entered]));
+                return Ok(Done::Entered(entered));
             }
-            Self::Release(id) => retries::release(on, id).await?,
-            Self::Reclaim => {
-                jobs::let_all_go(on).await?;
-                return retries::release_all(on).await.map(Done::Count);
+            Self::Release(id, host) => retries::release(on, id, host).await?,
+            Self::Unclaim(host, ticket) => {
+                return retries::unclaim(on, host, *ticket).await.map(Done::Count);
             }
-            Self::Job(op) => return op.apply(on, now, tally).await,
+            Self::Reclaim(host) => {
+                jobs::let_all_go(on, host).await?;
+                return retries::release_all(on, host).await.map(Done::Count);
+            }
+            Self::Job(op, host) => return op.apply(on, now, host, tally).await,
             Self::Enter(letters) => {
-                let mut ids = Vec::with_capacity(letters.len());
-                for letter in letters {
-                    ids.push(enter::enter(on, letter, now, tally).await?);
-                }
-                return Ok(Done::Entered(ids));
+                let letters: Vec<_> = letters.iter().collect();
+                return enter::enter_all(on, &letters, now, tally)
+                    .await
+                    .map(Done::Entered);
             }
-            Self::Change(id, change, note) => {
-                return change::change(on, id, change, note, now, tally)
+            Self::Change(id, change, note, host) => {
+                return change::change(on, id, change, note, host, now, tally)
                     .await
                     .map(Done::Changed);
             }
@@ -114,7 +151,7 @@ impl Op {
             Self::Forget { before, limit } => {
                 return audit::forget(on, *before, *limit).await.map(Done::Count);
             }
-            Self::Lapse(until) => return change::lapse(on, *until, now, tally).await.map(Done::Count),
+            Self::Lapse(over) => return change::lapse(on, over, now, tally).await.map(Done::Count),
         }
         Ok(Done::Nothing)
     }

@@ -1,17 +1,19 @@
 //! The schema: one list of migrations for both engines, each in a transaction of its own.
 //!
 //! They are written in the dialect that both understand; what has no common word stands in braces and is put in by the
-//! engine: `{serial}` for a number that counts up, `{bytes}`, and `{key}` for text that is compared byte by byte.
+//! engine: `{serial}` for a number that counts up, `{bytes}`, `{key}` for text that is compared byte by byte, and `{lane}`
+//! and `{type}` for what an index has in place of a lane or type, which may be as long as a message.
 
 use sqlx::{AssertSqlSafe, Connection as _};
 
-use super::engine::{self, BYTES, Connection, KEY, SERIAL};
+use super::engine::{self, BYTES, Connection, KEY, LANE, SERIAL, TYPE};
 
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_init.sql"),
     include_str!("migrations/0002_letter_trail.sql"),
     include_str!("migrations/0003_redrive_jobs.sql"),
     include_str!("migrations/0006_audit.sql"),
+    include_str!("migrations/0007_hosts.sql"),
 ];
 
 /// The error is the reason why the store cannot be opened.
@@ -28,7 +30,9 @@ pub(in crate::store) async fn migrate(connection: &mut Connection) -> Result<(),
         let migration = migration
             .replace("{serial}", SERIAL)
             .replace("{bytes}", BYTES)
-            .replace("{key}", KEY);
+            .replace("{key}", KEY)
+            .replace("{lane}", LANE)
+            .replace("{type}", TYPE);
         let mut transaction = connection.begin().await.map_err(said)?;
         // Ours from the first letter to the last.
         sqlx::raw_sql(AssertSqlSafe(migration))

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use super::Error;
 use super::engine::{Connection, failed};
 use super::int;
+use super::text::stored;
 use crate::model::{DeadLetter, Fingerprint, LetterState, UnixMs};
 use crate::store::Ending;
 
@@ -125,8 +126,8 @@ impl Tally {
                  DO UPDATE SET letters = letter_counts.letters + excluded.letters",
             )
             .bind(kind.group)
-            .bind(kind.destination)
-            .bind(kind.message_type)
+            .bind(stored(&kind.destination))
+            .bind(stored(&kind.message_type))
             .bind(state)
             .bind(by)
             .execute(&mut *on)
@@ -161,11 +162,11 @@ async fn insert(on: &mut Connection, group: Group) -> Result<(), Error> {
     )
     .bind(group.print.group)
     .bind(group.print.failure)
-    .bind(group.route)
+    .bind(group.route.as_deref().map(stored))
     .bind(group.class)
-    .bind(group.code)
-    .bind(group.digest)
-    .bind(group.print.message)
+    .bind(group.code.as_deref().map(stored))
+    .bind(group.digest.as_deref().map(stored))
+    .bind(stored(&group.print.message))
     .bind(int(group.first_ms))
     .bind(int(group.last_ms))
     .execute(on)

@@ -1,7 +1,8 @@
 //! What was done to a letter, by whom and why.
 
-use super::engine::{Connection, Pool, failed};
+use super::engine::{Connection, Pool, answered, failed};
 use super::row::{column, corrupt};
+use super::text::{maybe_text, stored, text};
 use super::{Error, int, letters, uint};
 use crate::model::{LetterState, UnixMs};
 use crate::store::{Entry, Note};
@@ -23,13 +24,13 @@ pub(super) async fn add(
         "INSERT INTO letter_trail (letter, at_ms, actor, action, from_state, to_state, reason)
          VALUES ($1, $2, $3, $4, $5, $6, $7)",
     )
-    .bind(letter)
+    .bind(stored(letter))
     .bind(int(now))
-    .bind(&note.actor)
-    .bind(&*note.action)
+    .bind(stored(&note.actor))
+    .bind(stored(&note.action))
     .bind(from.as_str())
     .bind(to.as_str())
-    .bind(&note.reason)
+    .bind(note.reason.as_deref().map(stored))
     .execute(on)
     .await
     .map_err(failed)?;
@@ -38,15 +39,13 @@ pub(super) async fn add(
 
 /// Oldest first.
 pub(super) async fn of(readers: &Pool, letter: &str) -> Result<Vec<Entry>, Error> {
-    let rows = sqlx::query(
+    let entries = sqlx::query(
         "SELECT at_ms, actor, action, from_state, to_state, reason FROM letter_trail
          WHERE letter = $1 ORDER BY seq DESC LIMIT $2",
     )
-    .bind(letter)
-    .bind(MAX_SHOWN)
-    .fetch_all(readers)
-    .await
-    .map_err(failed)?;
+    .bind(stored(letter))
+    .bind(MAX_SHOWN);
+    let rows = answered(entries.fetch_all(readers)).await?;
     let state = |text: &str| letters::word(text).ok_or_else(|| corrupt("the trail", letter));
     rows.iter()
         .rev()
@@ -56,9 +55,9 @@ pub(super) async fn of(readers: &Pool, letter: &str) -> Result<Vec<Entry>, Error
                 from: state(column(row, "from_state")?)?,
                 to: state(column(row, "to_state")?)?,
                 note: Note {
-                    actor: column(row, "actor")?,
-                    action: column::<String>(row, "action")?.into(),
-                    reason: column(row, "reason")?,
+                    actor: text(row, "actor")?,
+                    action: text(row, "action")?.into(),
+                    reason: maybe_text(row, "reason")?,
                 },
             })
         })

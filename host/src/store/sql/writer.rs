@@ -1,16 +1,17 @@
-//! The one task that changes the file: everything that waits goes into one transaction, one fsync.
+//! The one task that makes changes: everything that waits goes into one transaction, one fsync.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sqlx::Connection as _;
 use tokio::sync::{mpsc, oneshot};
 
-use super::engine::{BEGIN, Connection, failed};
-use super::op::{Done, Op};
+use super::engine::{self, Connection, Link, bounded};
+use super::op::{Done, Lanes, Op};
 use super::tally::Tally;
-use crate::model::{Clock, UnixMs};
-use crate::store::Error;
+use super::text::stored;
+use super::{enter, jobs, trail};
+use crate::model::{Clock, DeadLetter, UnixMs};
+use crate::store::{Change, Error, Note};
 
 /// Changes in one transaction, so that the first of them does not wait for ever for its commit.
 const BATCH: usize = 256;
@@ -22,117 +23,227 @@ pub(super) enum Request {
     Close(oneshot::Sender<()>),
 }
 
-/// Ends when asked to, or when the last clone of the store is dropped; what waits is committed first.
-pub(super) async fn run(
-    mut connection: Connection,
-    mut requests: mpsc::Receiver<Request>,
+pub(super) struct Writer {
+    link: Link,
     commits: Arc<AtomicU64>,
     clock: Arc<dyn Clock>,
-) {
-    let mut waiting = Vec::with_capacity(BATCH);
-    let mut closers = Vec::new();
-    while requests.recv_many(&mut waiting, BATCH).await > 0 {
-        let mut batch = Vec::with_capacity(waiting.len());
-        for request in waiting.drain(..) {
-            match request {
-                Request::Change(op, reply) => batch.push((op, reply)),
-                Request::Close(closed) => {
-                    requests.close();
-                    closers.push(closed);
+    /// Undo claims of which nobody knows whether they were committed: their callers were told that they failed.
+    doubtful: Vec<Op>,
+}
+
+impl Writer {
+    pub(super) fn new(link: Link, commits: Arc<AtomicU64>, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            link,
+            commits,
+            clock,
+            doubtful: Vec::new(),
+        }
+    }
+
+    /// Ends when asked to, or when the last clone of the store is dropped; what waits is committed first.
+    pub(super) async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        let mut waiting = Vec::with_capacity(BATCH);
+        let mut closers = Vec::new();
+        while requests.recv_many(&mut waiting, BATCH).await > 0 {
+            let mut batch = Vec::with_capacity(waiting.len());
+            for request in waiting.drain(..) {
+                match request {
+                    Request::Change(op, reply) => batch.push((op, reply)),
+                    Request::Close(closed) => {
+                        requests.close();
+                        closers.push(closed);
+                    }
+                }
+            }
+            self.commit(batch).await;
+        }
+        if let Err(error) = self.link.close().await {
+            tracing::warn!(%error, "closing the store failed; nothing is lost, the next start recovers its log");
+        }
+        for closed in closers {
+            // Whoever asked may have gone.
+            let _ = closed.send(());
+        }
+    }
+
+    async fn commit(&mut self, batch: Vec<(Op, Reply)>) {
+        if batch.is_empty() {
+            return;
+        }
+        let now = self.clock.now_ms();
+        let (ops, replies): (Vec<Op>, Vec<Reply>) = batch.into_iter().unzip();
+        let done = match self.settle_doubts(now).await {
+            Ok(()) => self.together(&ops, now).await,
+            Err(error) => Err(error),
+        };
+        let results = match done {
+            Ok(done) => done.into_iter().map(Ok).collect(),
+            // One of them failed and took the others along (SQLite may roll back everything by itself, for example when the
+            // disk is full), so each gets a transaction of its own. Rare enough to pay an fsync each.
+            Err(_) if ops.len() > 1 && self.link.works() => self.one_by_one(&ops, now).await,
+            // Nobody answers: the others would only wait for the same.
+            Err(error) => ops.iter().map(|_| Err(error.clone())).collect(),
+        };
+        for (reply, result) in replies.into_iter().zip(results) {
+            if let Err(Ok(Done::Claimed(rows))) = reply.send(result) {
+                self.let_go(&ops, rows.into_iter().map(|row| row.id), now).await;
+            }
+        }
+    }
+
+    async fn one_by_one(&mut self, ops: &[Op], now: UnixMs) -> Vec<Result<Done, Error>> {
+        let mut results = Vec::with_capacity(ops.len());
+        let mut gone = None;
+        for op in ops {
+            let result = match &gone {
+                None => self.together(std::slice::from_ref(op), now).await,
+                Some(error) => Err(Error::clone(error)),
+            };
+            if let (Err(error), false) = (&result, self.link.works()) {
+                gone = Some(error.clone());
+            }
+            results.push(result.map(|done| done.into_iter().next().unwrap_or(Done::Nothing)));
+        }
+        results
+    }
+
+    /// The caller went away before it got its rows: nobody will run them under this lease.
+    async fn let_go(&mut self, ops: &[Op], ids: impl Iterator<Item = String>, now: UnixMs) {
+        let host = ops.iter().find_map(|op| match op {
+            Op::Claim(claim) => Some(Arc::clone(&claim.host)),
+            _ => None,
+        });
+        let Some(host) = host else { return };
+        let releases: Vec<Op> = ids.map(|id| Op::Release(id, Arc::clone(&host))).collect();
+        if let Err(error) = self.together(&releases, now).await {
+            tracing::warn!(%error, rows = releases.len(), "claimed retries nobody waits for stay leased until that runs out");
+        }
+    }
+
+    async fn settle_doubts(&mut self, now: UnixMs) -> Result<(), Error> {
+        if self.doubtful.is_empty() {
+            return Ok(());
+        }
+        let doubtful = std::mem::take(&mut self.doubtful);
+        match self.together(&doubtful, now).await {
+            Err(error) if !self.link.works() => {
+                self.doubtful = doubtful;
+                Err(error)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "leases that nobody uses stay until they run out");
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// All or nothing. BEGIN and COMMIT are statements of our own: SQLite may roll back by itself (disk full, I/O error), after
+    /// which sqlx's count of open transactions never gets right again.
+    async fn together(&mut self, ops: &[Op], now: UnixMs) -> Result<Vec<Done>, Error> {
+        let connection = self.link.begin().await?;
+        let mut committing = false;
+        let result = match apply(connection, ops, now).await {
+            Ok(done) => {
+                committing = true;
+                bounded(engine::execute(connection, "COMMIT"))
+                    .await
+                    .map(|()| done)
+            }
+            Err(error) => Err(error),
+        };
+        match &result {
+            Ok(_) => {
+                self.commits.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(_) => {
+                self.link.rollback().await;
+                if committing && !self.link.works() {
+                    self.doubtful.extend(ops.iter().filter_map(undo));
                 }
             }
         }
-        commit(&mut connection, batch, &commits, clock.now_ms()).await;
-    }
-    if let Err(error) = connection.close().await {
-        tracing::warn!(%error, "closing the store failed; nothing is lost, the next start recovers its log");
-    }
-    for closed in closers {
-        // Whoever asked may have gone.
-        let _ = closed.send(());
+        result
     }
 }
 
-async fn commit(connection: &mut Connection, batch: Vec<(Op, Reply)>, commits: &AtomicU64, now: UnixMs) {
-    if batch.is_empty() {
-        return;
-    }
-    let (ops, replies): (Vec<Op>, Vec<Reply>) = batch.into_iter().unzip();
-    let results = match together(connection, &ops, now).await {
-        Ok(done) => {
-            commits.fetch_add(1, Ordering::Relaxed);
-            done.into_iter().map(Ok).collect()
+/// What makes it not have happened, where doing it again does not.
+fn undo(op: &Op) -> Option<Op> {
+    match op {
+        Op::Claim(claim) => Some(Op::Unclaim(Arc::clone(&claim.host), claim.ticket)),
+        Op::Change(letter, Change::Claim { holder, .. }, _, host)
+        | Op::Job(
+            jobs::Op::Change {
+                letter,
+                change: Change::Claim { holder, .. },
+                ..
+            },
+            host,
+        ) => {
+            let holder = holder.clone();
+            let note = Note {
+                actor: trail::HOST.to_owned(),
+                action: "not sent".into(),
+                reason: Some("the store was lost while it was being claimed".to_owned()),
+            };
+            Some(Op::Change(
+                letter.clone(),
+                Change::GiveBack { holder },
+                note,
+                Arc::clone(host),
+            ))
         }
-        // One of them failed and took the others along (SQLite may roll back everything by itself, for example when the
-        // disk is full), so each gets a transaction of its own. Rare enough to pay an fsync each.
-        Err(_) if ops.len() > 1 => {
-            let mut results = Vec::with_capacity(ops.len());
-            for op in &ops {
-                let result = together(connection, std::slice::from_ref(op), now).await;
-                commits.fetch_add(u64::from(result.is_ok()), Ordering::Relaxed);
-                results.push(result.map(|done| done.into_iter().next().unwrap_or(Done::Nothing)));
-            }
-            results
-        }
-        Err(error) => vec![Err(error)],
-    };
-    for (reply, result) in replies.into_iter().zip(results) {
-        if let Err(Ok(Done::Claimed(rows))) = reply.send(result) {
-            unclaim(
-                connection,
-                rows.into_iter().map(|row| Op::Release(row.id)).collect(),
-                now,
-            )
-            .await;
-        }
+        _ => None,
     }
-}
-
-/// The caller went away before it got its rows: nobody will run them under this lease.
-async fn unclaim(connection: &mut Connection, releases: Vec<Op>, now: UnixMs) {
-    if let Err(error) = together(connection, &releases, now).await {
-        tracing::warn!(%error, rows = releases.len(), "claimed retries nobody waits for stay leased until that runs out");
-    }
-}
-
-/// All or nothing. BEGIN and COMMIT are statements of our own: SQLite may roll back by itself (disk full, I/O error), after
-/// which sqlx's count of open transactions never gets right again.
-async fn together(connection: &mut Connection, ops: &[Op], now: UnixMs) -> Result<Vec<Done>, Error> {
-    begin(connection).await?;
-    let result = match apply(connection, ops, now).await {
-        Ok(done) => execute(connection, "COMMIT").await.map(|()| done),
-        Err(error) => Err(error),
-    };
-    if result.is_err() {
-        // Fails when SQLite has rolled back already, and then there is nothing left to undo.
-        let _ = execute(connection, "ROLLBACK").await;
-    }
-    result
-}
-
-async fn begin(connection: &mut Connection) -> Result<(), Error> {
-    if execute(connection, BEGIN).await.is_ok() {
-        return Ok(());
-    }
-    // Left open by a rollback that failed.
-    let _ = execute(connection, "ROLLBACK").await;
-    execute(connection, BEGIN).await
 }
 
 async fn apply(connection: &mut Connection, ops: &[Op], now: UnixMs) -> Result<Vec<Done>, Error> {
+    lock_lanes(connection, ops).await?;
     let mut done = Vec::with_capacity(ops.len());
     let mut tally = Tally::default();
-    for op in ops {
-        done.push(op.apply(connection, now, &mut tally).await?);
+    let mut ops = ops.iter().peekable();
+    while let Some(op) = ops.next() {
+        let Op::Enter(first) = op else {
+            done.push(bounded(op.apply(connection, now, &mut tally)).await?);
+            continue;
+        };
+        // Under a broad failure a batch is letters of many callers, and each question to a server far away costs its time.
+        let mut letters: Vec<&DeadLetter> = first.iter().collect();
+        let mut counts = vec![first.len()];
+        while let Some(Op::Enter(more)) = ops.next_if(|op| matches!(op, Op::Enter(_))) {
+            letters.extend(more);
+            counts.push(more.len());
+        }
+        let mut ids = bounded(enter::enter_all(connection, &letters, now, &mut tally))
+            .await?
+            .into_iter();
+        done.extend(
+            counts
+                .into_iter()
+                .map(|n| Done::Entered(ids.by_ref().take(n).collect())),
+        );
     }
-    tally.write(connection).await?;
+    bounded(tally.write(connection)).await?;
     Ok(done)
 }
 
-async fn execute(connection: &mut Connection, sql: &'static str) -> Result<(), Error> {
-    sqlx::query(sql)
-        .execute(connection)
-        .await
-        .map(drop)
-        .map_err(failed)
+/// All at once and in an order that is the same everywhere: two hosts that lock them as they come would wait for each other.
+async fn lock_lanes(connection: &mut Connection, ops: &[Op]) -> Result<(), Error> {
+    let mut touched = Lanes::default();
+    for op in ops {
+        op.lanes(&mut touched);
+    }
+    let names: Vec<_> = touched
+        .rows
+        .iter()
+        .filter_map(|row| Some((stored(&row.route), row.lane.as_deref()?)))
+        .collect();
+    let lanes: Vec<(&str, &[u8])> = names.iter().map(|(route, lane)| (&**route, *lane)).collect();
+    let ids: Vec<_> = touched.ids.iter().map(|id| stored(id)).collect();
+    let ids: Vec<&str> = ids.iter().map(|id| &**id).collect();
+    if lanes.is_empty() && ids.is_empty() {
+        return Ok(());
+    }
+    bounded(engine::lock_lanes(connection, &lanes, &ids)).await
 }

@@ -1,7 +1,8 @@
 //! What the shared statements need to know of SQLite.
 
-use sqlx::AssertSqlSafe;
-use sqlx::Row as _;
+use std::future::Future;
+
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use crate::store::Error;
 
@@ -11,12 +12,24 @@ pub(super) type Row = sqlx::sqlite::SqliteRow;
 pub(super) type Pool = sqlx::SqlitePool;
 
 /// IMMEDIATE: waits for the lock here, under the busy timeout, and not in the middle.
-pub(super) const BEGIN: &str = "BEGIN IMMEDIATE";
+const BEGIN: &str = "BEGIN IMMEDIATE";
+/// Begins a transaction whose reads belong together.
+pub(super) const SNAPSHOT: &str = "BEGIN";
+/// One task makes all changes of a file: nobody else can be at a row.
+pub(super) const FOR_UPDATE: &str = "";
+pub(super) const SKIP_LOCKED: &str = "";
 /// Letters of ASCII match in either case.
 pub(super) const LIKE: &str = " LIKE ";
 pub(super) const SERIAL: &str = "INTEGER PRIMARY KEY";
 pub(super) const BYTES: &str = "BLOB";
 pub(super) const KEY: &str = "TEXT";
+pub(super) const LANE: &str = "lane";
+pub(super) const TYPE: &str = "message_type";
+
+/// The condition that a row's lane is this parameter.
+pub(super) fn same_lane(parameter: &str) -> String {
+    format!("lane = {parameter}")
+}
 
 /// Primary result code SQLITE_FULL: the disk is full, or the file has its largest size.
 const SQLITE_FULL: u32 = 13;
@@ -43,4 +56,56 @@ pub(super) async fn schema_version(on: &mut Connection) -> Result<usize, sqlx::E
 pub(super) async fn set_schema_version(on: &mut Connection, version: usize) -> Result<(), sqlx::Error> {
     let pragma = AssertSqlSafe(format!("PRAGMA user_version = {version}"));
     sqlx::raw_sql(pragma).execute(on).await.map(drop)
+}
+
+/// The writer's connection. The file is always there, so nothing has to be opened again.
+pub(super) struct Link(Connection);
+
+impl Link {
+    pub(super) fn new(connection: Connection) -> Self {
+        Self(connection)
+    }
+
+    pub(super) async fn begin(&mut self) -> Result<&mut Connection, Error> {
+        if execute(&mut self.0, BEGIN).await.is_err() {
+            // Left open by a rollback that failed.
+            let _ = execute(&mut self.0, "ROLLBACK").await;
+            execute(&mut self.0, BEGIN).await?;
+        }
+        Ok(&mut self.0)
+    }
+
+    pub(super) async fn rollback(&mut self) {
+        // Fails when SQLite has rolled back already, and then there is nothing left to undo.
+        let _ = execute(&mut self.0, "ROLLBACK").await;
+    }
+
+    /// Whether there is any use in trying again.
+    #[allow(clippy::unused_self, reason = "the other engine's connection may be gone")]
+    pub(super) fn works(&self) -> bool {
+        true
+    }
+
+    pub(super) async fn close(self) -> Result<(), sqlx::Error> {
+        self.0.close().await
+    }
+}
+
+pub(super) async fn execute(on: &mut Connection, sql: &'static str) -> Result<(), Error> {
+    sqlx::query(sql).execute(on).await.map(drop).map_err(failed)
+}
+
+/// A file answers; that a lock is waited for is bounded by the busy timeout.
+pub(super) async fn bounded<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    work.await
+}
+
+pub(super) async fn answered<T>(read: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
+    read.await.map_err(failed)
+}
+
+/// One task makes all changes of a file: it is always alone with a lane.
+#[allow(clippy::unused_async, reason = "the other engine asks its server")]
+pub(super) async fn lock_lanes(_: &mut Connection, _: &[(&str, &[u8])], _: &[&str]) -> Result<(), Error> {
+    Ok(())
 }

@@ -29,6 +29,8 @@ pub use self::sql::Store as SqliteStore;
 /// How long a statement waits for a lock. Only a backup or a person with a shell ever holds one.
 const BUSY: Duration = Duration::from_secs(5);
 const READERS: u32 = 4;
+/// Whose leases are in the file: one host owns it, whatever it is called.
+const HOST: &str = "here";
 /// The write-ahead log is cut back to this after a checkpoint.
 const WAL_BYTES: &str = "67108864";
 
@@ -77,7 +79,12 @@ impl SqliteStore {
             .connect_with(options.pragma("query_only", "ON"))
             .await
             .map_err(|e| cannot(e.to_string()))?;
-        Ok(Self::start(connection, readers, clock))
+        Ok(Self::start(
+            engine::Link::new(connection),
+            readers,
+            clock,
+            HOST.into(),
+        ))
     }
 }
 

@@ -179,6 +179,6 @@ fn record(dir: &Path) -> Result<()> {
         quiet(&mut create).map(drop)
     });
     // The archive of the broker is written while it stops.
-    broker.end(Duration::from_secs(60))?;
+    broker.end(libc::SIGTERM, Duration::from_secs(60))?;
     recorded
 }

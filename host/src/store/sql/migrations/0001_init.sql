@@ -2,7 +2,7 @@
 CREATE TABLE parked (
     seq              {serial},
     id               {key}   NOT NULL UNIQUE,
-    route            TEXT    NOT NULL,
+    route            {key}   NOT NULL,
     lane             {bytes},
     -- 1: may be handed out. Of each lane only the first row is.
     head             BIGINT  NOT NULL,
@@ -17,11 +17,11 @@ CREATE TABLE parked (
     message          {bytes}    NOT NULL
 );
 CREATE INDEX parked_ready ON parked (ready_ms, seq) WHERE head = 1;
-CREATE INDEX parked_lane ON parked (route, lane, seq) WHERE lane IS NOT NULL;
+CREATE INDEX parked_lane ON parked (route, {lane}, seq) WHERE lane IS NOT NULL;
 
 CREATE TABLE dead_letters (
     id               {key}   PRIMARY KEY NOT NULL,
-    destination      TEXT    NOT NULL,
+    destination      {key}   NOT NULL,
     message_id       TEXT,
     message_type     TEXT,
     route            TEXT,

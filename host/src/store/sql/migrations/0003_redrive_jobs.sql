@@ -44,7 +44,7 @@ CREATE INDEX dead_letters_open ON dead_letters (last_failure_ms, id)
     WHERE state NOT IN ('reprocessed', 'discarded');
 CREATE INDEX dead_letters_open_route ON dead_letters (route, last_failure_ms)
     WHERE state NOT IN ('reprocessed', 'discarded');
-CREATE INDEX dead_letters_open_type ON dead_letters (message_type, last_failure_ms)
+CREATE INDEX dead_letters_open_type ON dead_letters ({type}, last_failure_ms)
     WHERE state NOT IN ('reprocessed', 'discarded');
 CREATE INDEX dead_letters_open_class ON dead_letters (class, last_failure_ms)
     WHERE state NOT IN ('reprocessed', 'discarded');
