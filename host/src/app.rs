@@ -3,6 +3,7 @@
 mod gauges;
 mod letters;
 mod reload;
+mod replays;
 mod targets;
 
 use std::collections::HashMap;
@@ -26,6 +27,7 @@ use crate::dlq;
 use crate::guest::{self, Plugins};
 use crate::http::{self, Api, Token};
 use crate::model::{Clock, Digest, MessageKind, Outgoing, SystemClock, UuidIds};
+use crate::replay;
 use crate::store::sqlite::SqliteStore;
 use crate::tasks::{Kind, Tasks};
 use crate::telemetry::Metrics;
@@ -165,6 +167,7 @@ impl App {
     ) -> Tasks {
         let settings = self.settings.load_full();
         let mut tasks = Tasks::new(self.fatal.clone());
+        let replays = Arc::new(replays::desk(self, &clock));
         let api = Arc::new(Api {
             brokers: self.brokers.clone(),
             targets: self.context.targets.clone(),
@@ -172,6 +175,7 @@ impl App {
             letters: Arc::new(self.store.clone()),
             redrive: Arc::new(letters::redrive(self, &clock)),
             retries: Arc::new(self.store.clone()),
+            replays: Arc::clone(&replays),
             dispatcher: Arc::clone(&self.dispatcher),
             metrics: Arc::clone(&self.metrics),
             clock,
@@ -191,6 +195,10 @@ impl App {
         tasks.spawn(Kind::Gauges, gauges::run(Arc::clone(self)));
         let letters = Arc::new(self.store.clone());
         tasks.spawn(Kind::Sweep, dlq::sweep::run(letters, self.stop.clone()));
+        if settings.host.messaging {
+            // Before the brokers close, so that what is under way is confirmed and written down.
+            tasks.spawn(Kind::Replay, replay::runner::run(replays, self.stopping.clone()));
+        }
         tasks
     }
 

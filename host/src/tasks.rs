@@ -28,6 +28,8 @@ pub enum Kind {
     Gauges,
     /// Takes back letters that nobody finished sending.
     Sweep,
+    /// Runs replays.
+    Replay,
     /// Rebuilds the handler (`helix dev`).
     Rebuild,
 }
@@ -45,9 +47,12 @@ impl Kind {
     pub fn on_error(self) -> OnError {
         match self {
             Self::Intake | Self::Worker | Self::Parker | Self::Schedule | Self::Http => OnError::Shutdown,
-            Self::PluginWatch | Self::ConfigWatch | Self::Gauges | Self::Sweep | Self::Rebuild => {
-                OnError::Log
-            }
+            Self::PluginWatch
+            | Self::ConfigWatch
+            | Self::Gauges
+            | Self::Sweep
+            | Self::Replay
+            | Self::Rebuild => OnError::Log,
         }
     }
 }

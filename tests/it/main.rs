@@ -26,6 +26,7 @@ mod kill;
 mod load;
 mod order;
 mod reload;
+mod replay;
 mod seen;
 mod smoke;
 mod swap;

@@ -1,4 +1,4 @@
-//! The HTTP API: publishing, dead letters, plugins, health, metrics. Paths are the manual's; errors are problem+json.
+//! The HTTP API: publishing, dead letters, replays, plugins, health, metrics. Paths are the manual's; errors are problem+json.
 
 mod auth;
 mod dlq;
@@ -6,6 +6,7 @@ mod health;
 mod plugins;
 mod problem;
 mod publish;
+mod replay;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -26,6 +27,7 @@ use crate::dispatch::{Dispatcher, Targets};
 use crate::dlq::Redrive;
 use crate::guest::Plugins;
 use crate::model::{Clock, Ids};
+use crate::replay::Desk;
 use crate::store::{DeadLetters, Retries};
 use crate::telemetry::Metrics;
 
@@ -37,6 +39,7 @@ pub struct Api {
     pub letters: Arc<dyn DeadLetters>,
     pub redrive: Arc<Redrive>,
     pub retries: Arc<dyn Retries>,
+    pub replays: Arc<Desk>,
     pub dispatcher: Arc<Dispatcher>,
     pub metrics: Arc<Metrics>,
     pub clock: Arc<dyn Clock>,
@@ -65,6 +68,11 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/messaging/dlq/{id}", get(dlq::show).delete(dlq::discard))
         .route("/v1/messaging/dlq/{id}/reprocess", post(dlq::reprocess))
         .route("/v1/messaging/dlq/{id}/discard", delete(dlq::discard))
+        .route("/v1/messaging/replay", get(replay::list).post(replay::start))
+        .route(
+            "/v1/messaging/replay/{id}",
+            get(replay::show).delete(replay::cancel),
+        )
         .route("/v1/messaging/plugins", get(plugins::list))
         .route_layer(axum::middleware::from_fn_with_state(
             Arc::clone(&api),

@@ -18,6 +18,9 @@ pub struct Problem {
     /// Of a conflict: the state that the thing is in.
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<&'static str>,
+    /// The field of the body that cannot be used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'static str>,
 }
 
 impl Problem {
@@ -29,6 +32,20 @@ impl Problem {
             detail: detail.into(),
             code: code.to_string(),
             state: None,
+            field: None,
+        }
+    }
+
+    /// Understood, and not possible as asked.
+    pub fn unprocessable(code: Code, field: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            field: Some(field),
+            ..Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                code,
+                "It cannot be done as asked",
+                detail,
+            )
         }
     }
 
@@ -46,8 +63,13 @@ impl Problem {
     }
 
     pub fn conflict(state: crate::model::LetterState, detail: impl Into<String>) -> Self {
+        Self::conflict_in(state.as_str(), detail)
+    }
+
+    /// The same for other things that have states.
+    pub fn conflict_in(state: &'static str, detail: impl Into<String>) -> Self {
         Self {
-            state: Some(state.as_str()),
+            state: Some(state),
             ..Self::new(
                 StatusCode::CONFLICT,
                 error::HTTP_CONFLICT,

@@ -10,6 +10,7 @@ pub mod origin;
 pub mod outcome;
 pub mod outgoing;
 pub mod raw;
+pub mod replay;
 pub mod verdict;
 
 pub use clock::{Clock, SystemClock, UnixMs};
@@ -22,4 +23,5 @@ pub use origin::{BrokerKind, MessageKind, Origin};
 pub use outcome::{Failure, Outcome};
 pub use outgoing::{Outgoing, WireFormat};
 pub use raw::RawMessage;
+pub use replay::{Replay, ReplayStatus};
 pub use verdict::Verdict;

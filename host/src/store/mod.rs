@@ -2,12 +2,15 @@
 //!
 //! Every method that changes something returns only after the change is on disk.
 
+mod replays;
 pub mod sqlite;
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use async_trait::async_trait;
+
+pub use replays::{Hold, Replays, Submitted};
 
 use crate::model::{Attempt, DeadLetter, FailureClass, LetterState, RawMessage, UnixMs};
 

@@ -12,6 +12,7 @@ pub(super) mod codec;
 mod enter;
 mod letters;
 mod op;
+mod replays;
 mod retries;
 mod row;
 mod schema;
@@ -80,10 +81,12 @@ impl Store {
 
     /// Voids all leases and tells how many there were. Right after opening, when no other process can hold one: what an
     /// earlier run of this host had claimed is due again at once, and letters it was sending are dead again at once, instead
-    /// of after their lease.
+    /// of after their lease, and replays go on at once.
     pub async fn reclaim(&self) -> Result<u64, Error> {
         let rows = self.write(Op::Reclaim).await?.count();
-        Ok(rows + self.write(Op::Lapse(None)).await?.count())
+        let rows = rows + self.write(Op::Lapse(None)).await?.count();
+        let replays = self.write(Op::Replay(replays::Change::Reclaim)).await?.count();
+        Ok(rows + replays)
     }
 
     /// Transactions committed since opening.

@@ -1,7 +1,7 @@
 //! The changes that the writer makes.
 
 use super::engine::Connection;
-use super::{Error, change, enter, retries};
+use super::{Error, change, enter, replays, retries};
 use crate::model::{DeadLetter, UnixMs};
 use crate::store::{Change, Changed, Note, Parked};
 
@@ -21,6 +21,7 @@ pub(super) enum Op {
     Change(String, Change, Note),
     /// Letters whose lease ran out; all that have one when there is no time.
     Lapse(Option<UnixMs>),
+    Replay(replays::Change),
 }
 
 #[derive(Debug)]
@@ -30,12 +31,14 @@ pub(super) enum Done {
     Count(u64),
     Entered(Vec<String>),
     Changed(Changed),
+    Replay(replays::Changed),
 }
 
 impl Done {
     pub(super) fn count(self) -> u64 {
         match self {
             Self::Count(rows) => rows,
+            Self::Replay(changed) => changed.count(),
             _ => 0,
         }
     }
@@ -85,6 +88,7 @@ impl Op {
             Self::Change(id, change, note) => {
                 return change::change(on, id, change, note, now).await.map(Done::Changed);
             }
+            Self::Replay(change) => return change.apply(on, now).await.map(Done::Replay),
             Self::Lapse(until) => return change::lapse(on, *until, now).await.map(Done::Count),
         }
         Ok(Done::Nothing)

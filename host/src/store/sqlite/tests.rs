@@ -9,6 +9,7 @@
 )]
 
 mod letters;
+mod replays;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
