@@ -10,7 +10,6 @@ use axum::http::{HeaderName, StatusCode, header};
 use serde::Deserialize;
 
 use super::{Api, Problem};
-use crate::broker::Error;
 use crate::error;
 use crate::replay::view::{Listing, View, rfc3339};
 use crate::replay::{Refused, Request};
@@ -140,7 +139,6 @@ fn problem(refused: Refused) -> Problem {
             "the broker of events cannot read a topic again; Kafka and the embedded broker can",
         ),
         Refused::Full(_) => Problem::unavailable(refused.to_string()),
-        Refused::Broker(Error::Storage(reason)) => Problem::full(reason),
         Refused::Broker(error) => {
             Problem::unavailable(format!("{error}. Nothing was started; try again later"))
         }

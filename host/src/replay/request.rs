@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::config::Span;
 use crate::model::UnixMs;
@@ -58,7 +58,11 @@ pub struct Request {
 pub struct Asked {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_size: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "pause")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "pause",
+        serialize_with = "nanoseconds"
+    )]
     pub delay_between: Option<Duration>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<u32>,
@@ -68,6 +72,13 @@ pub struct Asked {
     pub skip_duplicates: bool,
     /// Take what is left of a stretch whose beginning is gone.
     pub allow_truncated: bool,
+}
+
+#[allow(clippy::ref_option, reason = "the shape that serde wants")]
+fn nanoseconds<S: Serializer>(pause: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+    pause
+        .map(|pause| u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX))
+        .serialize(to)
 }
 
 /// "10ms", or nanoseconds as a number, as Go writes its durations.

@@ -10,7 +10,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
-use super::stage::{PARTITIONS, Stage, header};
+use super::stage::{PARTITIONS, Stage, original_of, place_of};
 use super::{LIMIT, ended, from_the_beginning, id_of, show, start};
 use crate::contract::brokers::Place;
 use crate::kafka_client;
@@ -70,7 +70,7 @@ async fn killed(place: Place) {
     assert_eq!(originals.len(), events);
     let missing = originals
         .iter()
-        .filter(|raw| !copies.contains_key(&raw.origin.to_string()))
+        .filter(|raw| !copies.contains_key(&place_of(raw)))
         .count();
     assert_eq!(
         missing, 0,
@@ -125,7 +125,7 @@ async fn reached(host: &Host, id: &str, goal: u64) -> Value {
 async fn copies(stage: &Stage) -> BTreeMap<String, usize> {
     let mut copies = BTreeMap::new();
     for raw in stage.read(&stage.target()).await {
-        *copies.entry(header(&raw, "helix-replay-origin")).or_default() += 1;
+        *copies.entry(original_of(&raw)).or_default() += 1;
     }
     copies
 }

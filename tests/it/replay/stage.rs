@@ -162,3 +162,19 @@ pub fn payload(n: usize) -> String {
 pub fn header(raw: &RawMessage, name: &str) -> String {
     raw.headers.text(name).unwrap_or_default().to_owned()
 }
+
+/// Topic, partition and offset, without the name that its reader gave the broker.
+pub fn place_of(raw: &RawMessage) -> String {
+    after_the_broker(&raw.origin.to_string())
+}
+
+/// The same of the original of a copy.
+pub fn original_of(copy: &RawMessage) -> String {
+    after_the_broker(&header(copy, "helix-replay-origin"))
+}
+
+fn after_the_broker(origin: &str) -> String {
+    origin
+        .split_once('/')
+        .map_or_else(String::new, |(_, place)| place.to_owned())
+}

@@ -95,6 +95,27 @@ fn each_wrong_field_is_named() {
     }
 }
 
+/// The command line writes what the host reads.
+#[test]
+fn a_request_is_read_as_it_was_written() {
+    let request = Request {
+        topic: "t".into(),
+        from_offsets: Some([(3, 7)].into()),
+        filter: Filter {
+            message_types: vec!["a".into()],
+            ..Filter::default()
+        },
+        options: Asked {
+            delay_between: Some(Duration::from_millis(1_500)),
+            rate: Some(9),
+            ..Asked::default()
+        },
+        ..Request::default()
+    };
+    let text = serde_json::to_string(&request).unwrap();
+    assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request, "{text}");
+}
+
 #[test]
 fn unknown_fields_are_not_understood() {
     for body in [
