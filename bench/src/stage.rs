@@ -1,6 +1,6 @@
 //! Parts of a host in this process, put together as `app.rs` of the host does it, for what cannot be reached from outside.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -74,6 +74,7 @@ impl Stage {
             },
             limits: settings.limits.clone(),
             unrouted: settings.unrouted,
+            own_brokers: HashSet::new(),
             fatal: CancellationToken::new(),
         });
         Ok(Self {

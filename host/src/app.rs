@@ -25,7 +25,7 @@ use crate::config::{Faults, LoadRequest, Loaded};
 use crate::dispatch::{self, Context, Dispatcher};
 use crate::dlq;
 use crate::guest::{self, Plugins};
-use crate::http::{self, Api, Token};
+use crate::http::{self, Api, Gate, Tokens};
 use crate::model::{Clock, Digest, MessageKind, Outgoing, SystemClock, UuidIds};
 use crate::replay;
 use crate::store::sqlite::SqliteStore;
@@ -47,6 +47,7 @@ pub struct App {
     stale_config: Arc<ArcSwapOption<String>>,
     address: SocketAddr,
     /// Ends everything but dispatch, after it.
+    tokens: Arc<ArcSwap<Tokens>>,
     stop: CancellationToken,
     /// A task failed that the host cannot do without.
     fatal: CancellationToken,
@@ -84,12 +85,8 @@ impl App {
         let lock = lock_state(&settings.host.state_dir)?;
         let brokers = connect(settings, &clock)?;
         loaded.check_promises(|name| capabilities(&brokers, name))?;
-        let token = settings
-            .host
-            .token
-            .as_ref()
-            .map(|token| Token::new(token.expose_secret()));
-        let listener = bind(settings.host.listen, token.as_ref()).await?;
+        let tokens = tokens(settings);
+        let listener = bind(settings.host.listen, &tokens).await?;
         let address = listener
             .local_addr()
             .map_err(|error| failed("read the HTTP address", error))?;
@@ -124,6 +121,11 @@ impl App {
             targets: publishers(settings, &brokers)?,
             limits: settings.limits.clone(),
             unrouted: settings.unrouted,
+            own_brokers: brokers
+                .iter()
+                .filter(|(_, broker)| !broker.capabilities().shared)
+                .map(|(name, _)| Arc::clone(name))
+                .collect(),
             fatal: fatal.clone(),
         }));
         let dispatcher = Arc::new(
@@ -148,6 +150,7 @@ impl App {
             metrics,
             stale_config: Arc::new(ArcSwapOption::empty()),
             address,
+            tokens: Arc::new(ArcSwap::from_pointee(tokens)),
             stop: CancellationToken::new(),
             fatal,
             stopping: CancellationToken::new(),
@@ -155,16 +158,11 @@ impl App {
         });
         app.follow_plugins();
         app.prepare().await;
-        let tasks = app.spawn(listener, token, clock);
+        let tasks = app.spawn(listener, clock);
         Ok((app, tasks))
     }
 
-    fn spawn(
-        self: &Arc<Self>,
-        listener: tokio::net::TcpListener,
-        token: Option<Token>,
-        clock: Arc<dyn Clock>,
-    ) -> Tasks {
+    fn spawn(self: &Arc<Self>, listener: tokio::net::TcpListener, clock: Arc<dyn Clock>) -> Tasks {
         let settings = self.settings.load_full();
         let mut tasks = Tasks::new(self.fatal.clone());
         let replays = Arc::new(replays::desk(self, &clock));
@@ -180,7 +178,9 @@ impl App {
             metrics: Arc::clone(&self.metrics),
             clock,
             ids: Arc::new(UuidIds),
-            token,
+            tokens: Arc::clone(&self.tokens),
+            gate: Gate::default(),
+            audit: Arc::new(self.store.clone()),
             stale_config: Arc::clone(&self.stale_config),
             messaging: settings.host.messaging,
             // The envelope around the payload: names, ids, headers, base64 of a binary payload.
@@ -193,6 +193,11 @@ impl App {
         tasks.spawn(Kind::PluginWatch, async move { app.load_and_watch().await });
         tasks.spawn(Kind::ConfigWatch, reload::watch(Arc::clone(self)));
         tasks.spawn(Kind::Gauges, gauges::run(Arc::clone(self)));
+        let audit = Arc::new(self.store.clone());
+        tasks.spawn(
+            Kind::Audit,
+            http::audit::forget(audit, Arc::new(SystemClock), self.stop.clone()),
+        );
         let letters = Arc::new(self.store.clone());
         tasks.spawn(Kind::Sweep, dlq::sweep::run(letters, self.stop.clone()));
         if settings.host.messaging {
@@ -369,8 +374,21 @@ fn lock_state(state_dir: &std::path::Path) -> Result<std::fs::File, StartError> 
     Ok(file)
 }
 
-async fn bind(address: SocketAddr, token: Option<&Token>) -> Result<tokio::net::TcpListener, StartError> {
-    if !http::may_bind(address, token) {
+fn tokens(settings: &Settings) -> Tokens {
+    let mut tokens = Tokens::default();
+    for token in &settings.host.tokens {
+        tokens.add(
+            token.secret.expose_secret(),
+            &token.name,
+            token.role,
+            token.payloads,
+        );
+    }
+    tokens
+}
+
+async fn bind(address: SocketAddr, tokens: &Tokens) -> Result<tokio::net::TcpListener, StartError> {
+    if !http::may_bind(address, tokens) {
         return Err(StartError::Failed(format!(
             "HX0506: [host] listen = \"{address}\" is reachable from other machines and no token is set; \
              set [host] token = \"env:HELIX_API_TOKEN\", or listen on 127.0.0.1"

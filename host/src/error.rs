@@ -85,6 +85,10 @@ codes! {
     HTTP_BIND = 506;
     /// The request carries no token, or a wrong one.
     HTTP_UNAUTHORIZED = 507;
+    /// The token is known, and may not do that.
+    HTTP_FORBIDDEN = 508;
+    /// More requests than the host takes.
+    HTTP_TOO_MANY = 509;
     /// The running host does not answer.
     CLI_UNREACHABLE = 601;
     /// A file on the command line cannot be used.

@@ -30,6 +30,8 @@ pub enum Kind {
     Sweep,
     /// Runs replays.
     Replay,
+    /// Deletes old rows of the audit table.
+    Audit,
     /// Rebuilds the handler (`helix dev`).
     Rebuild,
 }
@@ -52,6 +54,7 @@ impl Kind {
             | Self::Gauges
             | Self::Sweep
             | Self::Replay
+            | Self::Audit
             | Self::Rebuild => OnError::Log,
         }
     }

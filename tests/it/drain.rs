@@ -187,6 +187,66 @@ async fn a_stop_under_load_loses_and_repeats_nothing_on_kafka() {
     assert_eq!(host.letter_count().await, 0);
 }
 
+/// Of a topic only a position is remembered. A message that waits for its retry must not hold it back: what was finished
+/// behind it would run again, and it would be the first attempt once more.
+#[tokio::test]
+async fn a_stop_while_a_key_waits_for_its_retry_repeats_nothing_on_the_embedded_broker() {
+    let config = r#"
+[[routes]]
+name = "events"
+topic = "events"
+plugin = "probe"
+order = "key"
+retry = { delay = "10s", jitter = 0.0 }
+[plugins.probe]
+publish = ["handled"]
+"#;
+    let topology = "[[topics]]\nname = \"events\"\n[[topics]]\nname = \"handled\"\n";
+    let setup = Setup::new(config, &["probe"]).topology(topology);
+    let host = setup.start().await;
+    host.ready().await;
+    let mut accepted = Vec::new();
+    let slow = (0..2).map(|n| (n, "slow"));
+    for (n, key) in slow.chain((0..20).map(|n| (n, "other"))) {
+        let payload = match (key, n) {
+            ("slow", 0) => json!({ "do": "retry", "until": 2, "report": "handled" }),
+            _ => json!({ "report": "handled" }),
+        };
+        let id = format!("{key}-{n}");
+        let body = json!({ "type": "probe", "id": &id, "key": key, "payload": payload });
+        let (status, answer) = host.post("/v1/messaging/events/events", &body).await;
+        assert_eq!(status, 202, "{answer}");
+        accepted.push(id);
+    }
+    for (outcome, n) in [("done", 20.0), ("retry", 1.0)] {
+        let series = [("route", "events"), ("outcome", outcome)];
+        host.wait_metric("messaging_outcomes_total", &series, n).await;
+    }
+    let (status, log) = host.terminate().await;
+    assert!(status.success(), "{log}");
+
+    let host = setup.start().await;
+    host.ready().await;
+    until(
+        "the key that waited is finished",
+        Duration::from_secs(60),
+        || async {
+            let pending = host.get("/readyz").await.1["retries_pending"].as_u64();
+            let in_flight = host.metric("messaging_in_flight", &[]).await;
+            (pending == Some(0) && in_flight == 0.0).then_some(())
+        },
+    )
+    .await;
+    let (status, log) = host.terminate().await;
+    assert!(status.success(), "{log}");
+    assert!(!log.contains("did not end in good order"), "{log}");
+    let handled = seen::topic(&setup, "handled").await;
+    seen::assert_each_once(&handled, &accepted);
+    let slow = handled.iter().filter(|report| report.of().starts_with("slow"));
+    let attempts: Vec<(&str, u64)> = slow.map(|report| (report.of(), report.attempt())).collect();
+    assert_eq!(attempts, [("slow-0", 2), ("slow-1", 1)]);
+}
+
 #[tokio::test]
 async fn while_it_drains_a_host_is_not_ready_and_a_second_signal_ends_it_at_once() {
     let topology = "[[queues]]\nname = \"work\"\n";

@@ -7,6 +7,7 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod access;
 mod architecture;
 mod bad_config;
 mod bad_messages;

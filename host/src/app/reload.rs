@@ -4,11 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use secrecy::ExposeSecret;
-
-use super::{App, capabilities};
+use super::{App, capabilities, tokens};
 use crate::config::valid::Settings;
 use crate::config::{self, Faults};
+use crate::http;
 
 /// How often the files' times are looked at. Polling works on NFS and on Kubernetes' symlink swaps too, and two files cost
 /// nothing.
@@ -92,6 +91,14 @@ impl App {
         self.runtime.replace_plugins(settings.plugins.clone());
         self.targets.replace(&settings);
         self.context.unrouted.store(Arc::new(settings.unrouted));
+        let tokens = tokens(&settings);
+        if http::may_bind(self.address, &tokens) {
+            self.tokens.store(Arc::new(tokens));
+        } else {
+            tracing::error!(
+                "the configuration has no token any more, and other machines reach the API: the old tokens stay; listen on 127.0.0.1 and start the host again to do without (HX0506)"
+            );
+        }
         if settings.host.messaging {
             self.dispatcher.apply(&settings, &self.brokers);
         }
@@ -108,7 +115,6 @@ impl App {
 
 /// Settings that are read once, when the host starts, and differ now.
 fn at_next_start(old: &Settings, new: &Settings) -> Vec<&'static str> {
-    let secret = |settings: &Settings| settings.host.token.as_ref().map(|t| t.expose_secret().to_owned());
     let differs = |a: &dyn std::fmt::Debug, b: &dyn std::fmt::Debug| format!("{a:?}") != format!("{b:?}");
     let all = [
         ("[brokers]", differs(&old.brokers, &new.brokers)),
@@ -118,7 +124,6 @@ fn at_next_start(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("host.state_dir", old.host.state_dir != new.host.state_dir),
         ("host.plugins_dir", old.host.plugins_dir != new.host.plugins_dir),
         ("host.log", old.host.log != new.host.log),
-        ("host.token", secret(old) != secret(new)),
         ("messaging.enabled", old.host.messaging != new.host.messaging),
         ("messaging.tasks", old.tasks_broker != new.tasks_broker),
         ("messaging.events", old.events_broker != new.events_broker),

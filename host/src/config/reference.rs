@@ -38,6 +38,14 @@ pub fn text() -> String {
             &[],
         );
     }
+    comment(&mut out, resolve(field("tokens"), root), "\n");
+    section(
+        &mut out,
+        definition("Token"),
+        "[[tokens]]",
+        fields_of::<raw::Token>(),
+        &[("name", "ann"), ("token", "env:HELIX_TOKEN_ANN")],
+    );
     comment(&mut out, resolve(field("brokers"), root), "\n");
     let brokers = field("brokers")
         .get("additionalProperties")

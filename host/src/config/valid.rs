@@ -10,7 +10,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 use crate::broker::Destination;
-use crate::model::{MessageKind, WireFormat};
+use crate::model::{MessageKind, Role, WireFormat};
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -42,8 +42,18 @@ pub struct Host {
     pub messaging: bool,
     /// A `tracing` filter: `info`, `helix_host=debug`.
     pub log: String,
-    /// Bearer token of the API; without one it listens on loopback only.
-    pub token: Option<SecretString>,
+    /// Tokens of the API; without one it listens on loopback only.
+    pub tokens: Vec<Token>,
+}
+
+/// A bearer token of the API.
+#[derive(Debug, Clone)]
+pub struct Token {
+    /// Who holds it.
+    pub name: String,
+    pub secret: SecretString,
+    pub role: Role,
+    pub payloads: bool,
 }
 
 #[derive(Debug, Clone)]

@@ -1,12 +1,13 @@
 //! What every room of dispatch needs, injected once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::item::Item;
 use super::lanes::LaneKey;
 use crate::broker::Publisher;
 use crate::config::valid::{Limits, Unrouted};
@@ -44,6 +45,8 @@ pub struct Context {
     pub targets: Targets,
     pub limits: Limits,
     pub unrouted: arc_swap::ArcSwap<Unrouted>,
+    /// Brokers of this host alone.
+    own_brokers: HashSet<Arc<str>>,
     /// Cancelled when a task fails that the host cannot do without.
     pub fatal: CancellationToken,
     /// Stop pulling.
@@ -72,6 +75,8 @@ pub struct Parts {
     pub targets: Targets,
     pub limits: Limits,
     pub unrouted: Unrouted,
+    /// Names of the brokers that no other host consumes from, see [`crate::broker::Capabilities::shared`].
+    pub own_brokers: HashSet<Arc<str>>,
     pub fatal: CancellationToken,
 }
 
@@ -88,6 +93,7 @@ impl Context {
             targets: parts.targets,
             limits: parts.limits,
             unrouted: arc_swap::ArcSwap::from_pointee(parts.unrouted),
+            own_brokers: parts.own_brokers,
             fatal: parts.fatal,
             pulling: CancellationToken::new(),
             stop: CancellationToken::new(),
@@ -116,6 +122,11 @@ impl Context {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         parked.get(route).cloned().unwrap_or_default()
+    }
+
+    /// No other host can get this message, nor one of its key, whatever becomes of this one.
+    pub(super) fn is_ours_alone(&self, item: &Item) -> bool {
+        self.own_brokers.contains(&item.envelope.origin.broker)
     }
 
     /// Waits until no message is running or being settled and `quiet` holds as well.

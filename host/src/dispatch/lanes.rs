@@ -177,11 +177,16 @@ impl<T> Lanes<T> {
         self.waiting.first().map(|(due, _)| *due)
     }
 
-    /// Moves every lane that waits for a retry out: when its head is due, head and followers, in order, to be parked in the
-    /// store.
-    pub fn relieve(&mut self) -> Vec<(LaneKey, Instant, Vec<T>)> {
-        let waiting = std::mem::take(&mut self.waiting);
-        waiting
+    /// Moves lanes that wait for a retry out, those of which every message may go: when the head is due, head and followers,
+    /// in order, to be parked in the store.
+    pub fn relieve(&mut self, may_go: impl Fn(&T) -> bool) -> Vec<(LaneKey, Instant, Vec<T>)> {
+        let lanes = &self.lanes;
+        let goes = |key: &LaneKey| lanes.get(key).is_none_or(|lane| lane.items.iter().all(&may_go));
+        let (going, staying) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition::<BTreeSet<_>, _>(|(_, key)| goes(key));
+        self.waiting = staying;
+        going
             .into_iter()
             .filter_map(|(due, key)| {
                 let lane = self.lanes.remove(&key)?;

@@ -174,7 +174,7 @@ impl Pair {
                 expect.insert(key, (due, std::mem::take(&mut queue.items)));
             }
         }
-        for (key, due, items) in self.lanes.relieve() {
+        for (key, due, items) in self.lanes.relieve(|_| true) {
             let (at, queue) = expect.remove(&key[0]).unwrap();
             assert_eq!((due, &items), (self.at(at), &Vec::from(queue)));
             self.model.send_off(key[0], items);

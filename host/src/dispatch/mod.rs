@@ -206,7 +206,8 @@ impl Dispatcher {
         state.intakes.keys().cloned().collect()
     }
 
-    /// Stop pulling → finish what runs within `limit` → settle → leave. What has not started goes back to its broker.
+    /// Stop pulling → finish what runs within `limit` → settle → leave. What has not started goes back to its broker; what
+    /// waits for a retry does too, or goes to the store where that is the better place.
     pub async fn drain(&self, limit: Duration) {
         let context = &self.shared.context;
         let deadline = tokio::time::Instant::now() + limit;
@@ -219,6 +220,7 @@ impl Dispatcher {
             tokio::time::timeout_at(finish, context.finished(|| runners.iter().all(|r| !r.has_work()))).await;
         context.stop.cancel();
         for runner in &runners {
+            runner.shelve();
             runner.clear();
         }
         let settled = tokio::time::timeout_at(deadline, context.finished(|| true)).await;

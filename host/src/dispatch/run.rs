@@ -361,8 +361,9 @@ impl Batch<'_> {
             (Duty::Delivery(receipt), Some(key)) if item.raw.origin.partition.is_some() => {
                 receipt.rest();
                 let due = self.runner.context.clock.instant() + delay;
-                self.runner.lanes().hold(&key, item, due);
-                self.runner.wake();
+                if let Err(item) = self.runner.hold(&key, item, due) {
+                    self.runner.park_lane(item, &key, delay);
+                }
             }
             (Duty::Delivery(_), Some(key)) => self.runner.park_lane(item, &key, delay),
         }

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use governor::DefaultDirectRateLimiter;
@@ -166,12 +166,37 @@ impl Runner {
         Ok(())
     }
 
+    /// The lane waits for the retry of its head. `Err`: nobody here will run it any more, it goes to the store.
+    pub(super) fn hold(&self, key: &LaneKey, item: Box<Item>, due: Instant) -> Result<(), Box<Item>> {
+        {
+            let mut lanes = self.lanes();
+            // Under the lock: either [`Runner::shelve`] finds it, or the stop is seen here.
+            if self.context.stop.is_cancelled() && self.context.is_ours_alone(&item) {
+                return Err(item);
+            }
+            lanes.hold(key, item, due);
+        }
+        self.wake();
+        Ok(())
+    }
+
     /// Lanes that wait for a retry give their permits back: they go to the store, where the head waits on.
     pub(super) fn relieve(&self) {
+        self.move_to_store(|_| true);
+    }
+
+    /// Drain: lanes that wait for a retry go to the store when this host is the only one that will ever go on with them.
+    /// Given back, the head would keep its partition's position where it is, all that was finished behind it would run
+    /// again, and the head would forget its attempts. Elsewhere they go back: another host may have the next of the key now.
+    pub(super) fn shelve(&self) {
+        self.move_to_store(|item| self.context.is_ours_alone(item));
+    }
+
+    fn move_to_store(&self, may_go: impl Fn(&Item) -> bool) {
         let route = self.route.load();
         let now = self.context.clock.instant();
         let mut lanes = self.lanes();
-        for (key, due, items) in lanes.relieve() {
+        for (key, due, items) in lanes.relieve(|item| may_go(item)) {
             let mut delay = Some(due.saturating_duration_since(now));
             for item in items {
                 self.send_to_store(item, Some(Arc::clone(&key)), &route, delay.take());

@@ -42,6 +42,9 @@ pub struct Letter {
     /// Only in `show`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<Attempt>,
+    /// The token may not read payloads, so what was in the message and what its handler wrote is left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withheld: bool,
     /// What was done to it, oldest first. Only in `show`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trail: Vec<Step>,
@@ -124,8 +127,18 @@ impl Letter {
             trace_id: letter.trace_id.clone(),
             original: None,
             history: Vec::new(),
+            withheld: false,
             trail: Vec::new(),
         }
+    }
+
+    /// Leaves out what was in the message, and what its handler wrote about it.
+    pub fn withhold(&mut self) {
+        self.original = None;
+        for attempt in &mut self.history {
+            attempt.log.clear();
+        }
+        self.withheld = true;
     }
 
     pub fn whole(letter: &DeadLetter, trail: Vec<Entry>) -> Self {
@@ -174,7 +187,7 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 /// RFC 3339 in UTC.
-fn time(ms: u64) -> String {
+pub fn time(ms: u64) -> String {
     i64::try_from(ms)
         .ok()
         .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::{Api, Problem};
+use super::{Api, Caller, Problem};
 use crate::broker::PublishError;
 use crate::dlq::Refused;
 use crate::dlq::view::Outcome;
@@ -87,23 +87,27 @@ pub(super) async fn list(
 
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<Letter>, Problem> {
     let letter = api.letters.get(&id).await?.ok_or_else(|| unknown(&id))?;
     let trail = api.letters.trail(&id).await?;
-    Ok(Json(Letter::whole(&letter, trail)))
+    let mut shown = Letter::whole(&letter, trail);
+    if !caller.payloads {
+        shown.withhold();
+    }
+    Ok(Json(shown))
 }
 
 /// Who asks and why, in the query or in a JSON body.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Because {
-    /// A name for the trail, taken as it is said.
+    /// A name for the trail. Where the host asks for tokens, the name of the token stands before it.
     actor: Option<String>,
     reason: Option<String>,
 }
 
-const ACTOR: &str = "http";
 const MAX_ACTOR: usize = 128;
 
 impl Because {
@@ -132,14 +136,11 @@ impl Because {
             reason: text("reason", said.reason.or(query.reason), REASON_LIMIT)?,
         })
     }
-
-    fn actor(&self) -> &str {
-        self.actor.as_deref().unwrap_or(ACTOR)
-    }
 }
 
 pub(super) async fn reprocess(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     query: Result<Query<Because>, QueryRejection>,
     body: Result<Bytes, BytesRejection>,
@@ -150,7 +151,10 @@ pub(super) async fn reprocess(
             "messaging is switched off (MESSAGING_ENABLED=false)",
         ));
     }
-    let done = api.redrive.reprocess(&id, because.actor()).await;
+    let done = api
+        .redrive
+        .reprocess(&id, &caller.actor(because.actor.as_deref()))
+        .await;
     let state = done.map_err(|refused| problem(&id, refused))?;
     // On its way, not handled yet.
     Ok((StatusCode::ACCEPTED, Json(outcome(id, state))))
@@ -158,12 +162,13 @@ pub(super) async fn reprocess(
 
 pub(super) async fn discard(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     query: Result<Query<Because>, QueryRejection>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Outcome>, Problem> {
     let because = Because::read(query, body)?;
-    let actor = because.actor().to_owned();
+    let actor = caller.actor(because.actor.as_deref());
     let done = api.redrive.discard(&id, &actor, because.reason).await;
     let state = done.map_err(|refused| problem(&id, refused))?;
     Ok(Json(outcome(id, state)))

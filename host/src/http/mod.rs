@@ -1,7 +1,9 @@
 //! The HTTP API: publishing, dead letters, replays, plugins, health, metrics. Paths are the manual's; errors are problem+json.
 
+pub mod audit;
 mod auth;
 mod dlq;
+mod gate;
 mod health;
 mod plugins;
 mod problem;
@@ -13,13 +15,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, post};
 use tokio_util::sync::CancellationToken;
 use tower_http::timeout::TimeoutLayer;
 
-pub use auth::Token;
+pub use auth::{Caller, Tokens};
+pub use gate::Gate;
 pub use problem::Problem;
 
 use crate::broker::Broker;
@@ -28,7 +33,7 @@ use crate::dlq::Redrive;
 use crate::guest::Plugins;
 use crate::model::{Clock, Ids};
 use crate::replay::Desk;
-use crate::store::{DeadLetters, Retries};
+use crate::store::{Audit, DeadLetters, Retries};
 use crate::telemetry::Metrics;
 
 /// What the handlers of the API need.
@@ -44,7 +49,10 @@ pub struct Api {
     pub metrics: Arc<Metrics>,
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn Ids>,
-    pub token: Option<Token>,
+    /// Replaced when the configuration is read again: a token that is taken out stops working at once.
+    pub tokens: Arc<ArcSwap<Tokens>>,
+    pub gate: Gate,
+    pub audit: Arc<dyn Audit>,
     /// The last configuration that was refused, and why; none when the newest one serves.
     pub stale_config: Arc<arc_swap::ArcSwapOption<String>>,
     pub messaging: bool,
@@ -61,23 +69,28 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 
 pub fn router(api: Arc<Api>) -> Router {
     let limit = api.body_limit;
-    let private = Router::new()
+    let viewer = Router::new()
+        .route("/v1/messaging/dlq", get(dlq::list))
+        .route("/v1/messaging/dlq/{id}", get(dlq::show))
+        .route("/v1/messaging/replay", get(replay::list))
+        .route("/v1/messaging/replay/{id}", get(replay::show))
+        .route("/v1/messaging/plugins", get(plugins::list))
+        .route_layer(from_fn_with_state(Arc::clone(&api), auth::require_viewer));
+    let operator = Router::new()
         .route("/v1/messaging/tasks/{queue}", post(publish::task))
         .route("/v1/messaging/events/{topic}", post(publish::event))
-        .route("/v1/messaging/dlq", get(dlq::list))
-        .route("/v1/messaging/dlq/{id}", get(dlq::show).delete(dlq::discard))
+        .route("/v1/messaging/dlq/{id}", delete(dlq::discard))
         .route("/v1/messaging/dlq/{id}/reprocess", post(dlq::reprocess))
         .route("/v1/messaging/dlq/{id}/discard", delete(dlq::discard))
-        .route("/v1/messaging/replay", get(replay::list).post(replay::start))
-        .route(
-            "/v1/messaging/replay/{id}",
-            get(replay::show).delete(replay::cancel),
-        )
-        .route("/v1/messaging/plugins", get(plugins::list))
-        .route_layer(axum::middleware::from_fn_with_state(
-            Arc::clone(&api),
-            auth::require,
-        ))
+        .route("/v1/messaging/replay", post(replay::start))
+        .route("/v1/messaging/replay/{id}", delete(replay::cancel))
+        .route_layer(from_fn_with_state(Arc::clone(&api), auth::require_operator));
+    let admin = Router::new()
+        .route("/v1/messaging/audit", get(audit::list))
+        .route_layer(from_fn_with_state(Arc::clone(&api), auth::require_admin));
+    let private = viewer
+        .merge(operator)
+        .merge(admin)
         .layer(DefaultBodyLimit::max(limit));
     Router::new()
         .route("/health", get(health::alive))
@@ -111,6 +124,6 @@ pub async fn serve(
 }
 
 /// Another address than loopback needs a token: the API shows payloads and publishes.
-pub fn may_bind(address: SocketAddr, token: Option<&Token>) -> bool {
-    address.ip().is_loopback() || token.is_some()
+pub fn may_bind(address: SocketAddr, tokens: &Tokens) -> bool {
+    address.ip().is_loopback() || !tokens.is_empty()
 }

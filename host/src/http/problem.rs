@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::error::{self, Code};
+use crate::model::Role;
 
 #[derive(Debug, Serialize)]
 pub struct Problem {
@@ -111,8 +112,34 @@ impl Problem {
             StatusCode::UNAUTHORIZED,
             error::HTTP_UNAUTHORIZED,
             "A token is needed",
-            "send `Authorization: Bearer …` with the token of [host] token",
+            "send `Authorization: Bearer …` with a token of [[tokens]] or [host] token",
         )
+    }
+
+    pub fn forbidden(has: Role, needed: Role) -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            error::HTTP_FORBIDDEN,
+            "The token may not do that",
+            format!(
+                "its role is {}, this needs {}; roles are given in [[tokens]]",
+                has.as_str(),
+                needed.as_str()
+            ),
+        )
+    }
+
+    pub fn too_many(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            error::HTTP_TOO_MANY,
+            "Too many requests",
+            detail,
+        )
+    }
+
+    pub fn status(&self) -> u16 {
+        self.status
     }
 }
 
@@ -121,6 +148,11 @@ impl IntoResponse for Problem {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let kind = [(header::CONTENT_TYPE, "application/problem+json")];
         let mut response = (status, kind, Json(self)).into_response();
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+        }
         if status == StatusCode::PAYLOAD_TOO_LARGE {
             // The rest of the body is not read and the connection ends; said aloud, no client sends its next request there.
             response

@@ -64,7 +64,7 @@ pub(super) async fn run_one(desk: Arc<Desk>, replay: Replay, holder: String, sto
             tracing::error!(replay = %shown, %reason, done = progress.done(), "replay failed; repair what the reason names and ask for the rest again");
         }
         End::Cancelled => {
-            tracing::info!(replay = %shown, done = progress.done(), "replay stopped, it was cancelled")
+            tracing::info!(replay = %shown, done = progress.done(), "replay stopped, it was cancelled");
         }
         End::Lost => tracing::warn!(replay = %shown, "another host has the replay now"),
         End::Stopped => {

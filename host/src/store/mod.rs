@@ -2,8 +2,11 @@
 //!
 //! Every method that changes something returns only after the change is on disk.
 
+mod audit;
 mod replays;
 pub mod sqlite;
+
+pub use self::audit::{Audit, AuditEntry, AuditPage};
 
 use std::borrow::Cow;
 use std::time::Duration;

@@ -17,27 +17,44 @@ use super::{LIMIT, ask, cancel, ended, from_the_beginning, id_of, show, start};
 use crate::contract::brokers::Place;
 use crate::kafka_client;
 
-/// A test for each broker that can read a topic again.
-macro_rules! on_both {
-    ($($name:ident $kafka:ident $embedded:ident;)*) => {$(
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $kafka() {
-            $name(Place::Kafka).await;
-        }
-
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $embedded() {
-            $name(Place::EmbeddedTopics).await;
-        }
-    )*};
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kafka_copies_a_stretch_by_time_byte_for_byte_beside_its_live_group() {
+    a_stretch(Place::Kafka).await;
 }
 
-on_both! {
-    a_stretch kafka_copies_a_stretch_by_time_byte_for_byte_beside_its_live_group
-        the_embedded_broker_copies_a_stretch_by_time_byte_for_byte_beside_its_live_group;
-    a_filter kafka_filters_and_a_dry_run_sends_nothing the_embedded_broker_filters_and_a_dry_run_sends_nothing;
-    refusals kafka_refuses_what_cannot_be_done_and_says_why the_embedded_broker_refuses_what_cannot_be_done_and_says_why;
-    a_cancel kafka_stops_within_a_batch_when_cancelled the_embedded_broker_stops_within_a_batch_when_cancelled;
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_embedded_broker_copies_a_stretch_by_time_byte_for_byte_beside_its_live_group() {
+    a_stretch(Place::EmbeddedTopics).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kafka_filters_and_a_dry_run_sends_nothing() {
+    a_filter(Place::Kafka).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_embedded_broker_filters_and_a_dry_run_sends_nothing() {
+    a_filter(Place::EmbeddedTopics).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kafka_refuses_what_cannot_be_done_and_says_why() {
+    refusals(Place::Kafka).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_embedded_broker_refuses_what_cannot_be_done_and_says_why() {
+    refusals(Place::EmbeddedTopics).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kafka_stops_within_a_batch_when_cancelled() {
+    a_cancel(Place::Kafka).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_embedded_broker_stops_within_a_batch_when_cancelled() {
+    a_cancel(Place::EmbeddedTopics).await;
 }
 
 /// A time after everything that was published so far and before everything that comes.

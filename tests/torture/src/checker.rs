@@ -71,6 +71,7 @@ impl Report {
 #[derive(Debug, Clone)]
 struct Span {
     kind: String,
+    arena: String,
     from: u64,
     to: u64,
     effect: Effect,
@@ -124,6 +125,7 @@ fn spans(events: &[Event]) -> Vec<Span> {
             What::Fault { kind, arena, effect } => {
                 let span = Span {
                     kind: kind.clone(),
+                    arena: arena.clone(),
                     from: event.t,
                     to: end,
                     effect: *effect,
@@ -159,10 +161,11 @@ fn without_store(spans: &[Span]) -> Vec<(u64, u64)> {
         .collect()
 }
 
-fn excused(spans: &[Span], from: u64, to: u64, by: impl Fn(Effect) -> bool) -> bool {
-    spans
-        .iter()
-        .any(|span| by(span.effect) && span.from <= to && from <= span.to + AFTERMATH_MS)
+/// What happened to a message of this stream from one time to another has a fault in its arena that explains it.
+fn excused(spans: &[Span], stream: Stream, from: u64, to: u64, by: impl Fn(Effect) -> bool) -> bool {
+    spans.iter().any(|span| {
+        by(span.effect) && span.arena == stream.arena() && span.from <= to && from <= span.to + AFTERMATH_MS
+    })
 }
 
 fn lives(seed: u64, spans: &[Span], events: &[Event], report: &mut Report) -> HashMap<Id, Life> {
@@ -197,7 +200,7 @@ fn lives(seed: u64, spans: &[Span], events: &[Event], report: &mut Report) -> Ha
                 }
                 // A retry that nobody ordered: a handler failed without a reason of its own.
                 let late = *attempt > fate.last_attempt();
-                if late && !excused(spans, first, t, |e| e == Effect::Stalls) {
+                if late && !excused(spans, id.stream, first, t, |e| e == Effect::Stalls) {
                     report.unexpected.push(format!(
                         "{id} ran as attempt {attempt} on {instance}; it should have ended with {}",
                         fate.last_attempt()
@@ -300,7 +303,7 @@ fn settle(seed: u64, spans: &[Span], lives: &HashMap<Id, Life>, report: &mut Rep
             report.duplicates += 1;
             let topic = id.stream == Stream::KafkaEvents;
             let explained = n <= again
-                || excused(spans, *first, *at, |effect| match effect {
+                || excused(spans, id.stream, *first, *at, |effect| match effect {
                     Effect::None => false,
                     Effect::Rebalance => topic,
                     Effect::Redelivers | Effect::Stalls => true,

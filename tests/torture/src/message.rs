@@ -40,6 +40,14 @@ impl Stream {
         matches!(self, Self::EmbeddedEvents | Self::KafkaEvents)
     }
 
+    /// The arena of its hosts: what is done in the other one does not reach them.
+    pub fn arena(self) -> &'static str {
+        match self {
+            Self::EmbeddedTasks | Self::EmbeddedEvents => "embedded",
+            Self::RabbitTasks | Self::KafkaEvents => "brokers",
+        }
+    }
+
     /// The broker kills and cuts of which concern it.
     pub fn broker(self) -> &'static str {
         match self {

@@ -4,6 +4,7 @@ mod brokers;
 mod plugins;
 mod routes;
 mod secrets;
+mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -87,11 +88,7 @@ impl<'a> Check<'a> {
             drain: raw.host.drain.0,
             messaging: raw.messaging.enabled,
             log: self.log_filter(&raw.host.log),
-            token: raw
-                .host
-                .token
-                .as_ref()
-                .map(|token| self.secret(token, &["host", "token"])),
+            tokens: self.tokens(raw),
         };
         Some(valid::Settings {
             host,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::units::{Secret, Size, Span};
 use super::valid::{Order, Unrouted};
-use crate::model::WireFormat;
+use crate::model::{Role, WireFormat};
 
 pub use broker::{Broker, Embedded, Kafka, RabbitMq, Sasl, Tls, TlsFiles};
 pub use topology::{Scalar, Topology};
@@ -21,6 +21,8 @@ pub use topology::{Scalar, Topology};
 pub struct Raw {
     /// The process itself.
     pub host: Host,
+    /// Who may use the HTTP API. With `host.token` and no table here that one token may do everything.
+    pub tokens: Vec<Token>,
     /// Which broker does what.
     pub messaging: Messaging,
     /// Bounds of the host; bounds of a plugin stand in its own table.
@@ -59,6 +61,24 @@ pub struct Host {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("examples" = ["env:HELIX_API_TOKEN", "file:/run/secrets/helix-token"]))]
     pub token: Option<Secret>,
+}
+
+/// A token of the HTTP API: who holds it may do what its role says.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Token {
+    /// Who that is: the actor in trails and in the audit table.
+    #[schemars(extend("examples" = ["ann"]))]
+    pub name: String,
+    /// A reference `env:NAME` or `file:path`; sent as `Authorization: Bearer …`.
+    #[schemars(extend("examples" = ["env:HELIX_TOKEN_ANN"]))]
+    pub token: Secret,
+    /// `viewer` looks, `operator` publishes, sends again, discards and replays, `admin` does everything.
+    #[serde(default)]
+    pub role: Role,
+    /// May read what is in messages: bodies, keys, headers, logs of handlers.
+    #[serde(default)]
+    pub payloads: bool,
 }
 
 impl Default for Host {

@@ -134,6 +134,20 @@ impl Host {
         self.lanes.next_due().map(|at| clock.ms_of(at))
     }
 
+    /// `Context::finished`, and no runner has work.
+    pub fn is_settled(&self) -> bool {
+        self.lanes.runnable() == 0
+            && self.running.is_empty()
+            && self.parking.is_empty()
+            && self.writes.is_empty()
+            && self.questions.is_empty()
+    }
+
+    /// `Runner::shelve`, on a broker that no other host consumes from.
+    pub fn shelve<B: Broker>(&mut self, out: &Outside<B>) {
+        self.relieve(out);
+    }
+
     /// `Runner::clear`: what has not started goes back to its broker.
     pub fn clear(&mut self) {
         self.lanes.clear();
@@ -166,9 +180,9 @@ impl Host {
         }
     }
 
-    fn relieve<B: Broker>(&mut self, out: &mut Outside<B>) {
+    fn relieve<B: Broker>(&mut self, out: &Outside<B>) {
         let now = out.clock.instant();
-        for (key, due, items) in self.lanes.relieve() {
+        for (key, due, items) in self.lanes.relieve(|_| true) {
             out.note(|| format!("relieved lane {key:?}"));
             let mut delay = Some(due.saturating_duration_since(now));
             for item in items {

@@ -81,7 +81,8 @@ impl<B: Broker> World<B> {
             78..83 => self.host.answer(&mut self.out),
             83..88 => self.host.claim(&mut self.out),
             88..93 => self.report(),
-            93..98 => self.out.clock.advance(self.out.dice.below(1500) as u64),
+            93..97 => self.out.clock.advance(self.out.dice.below(1500) as u64),
+            97 => self.stop(),
             _ => {
                 self.out.store.down = !self.out.store.down && self.out.dice.percent(50);
                 self.out.note(|| format!("store down: {}", self.out.store.down));
@@ -124,6 +125,47 @@ impl<B: Broker> World<B> {
         // What it had in memory is dropped after the broker has let go: a dead process releases nothing.
         self.out.broker.restart();
         self.host = Host::start(self.workers, self.window, &mut self.out.store);
+    }
+
+    /// `Dispatcher::drain` with time enough, and the next start. No fault: nothing may run twice for it.
+    fn stop(&mut self) {
+        self.out.note(|| "the host stops in good order".to_owned());
+        self.out.store.down = false;
+        self.settle();
+        self.host.shelve(&self.out);
+        self.settle();
+        self.host.clear();
+        self.report_all();
+        self.out.broker.restart();
+        self.host = Host::start(self.workers, self.window, &mut self.out.store);
+    }
+
+    /// Nothing is pulled or claimed; what may run does, and is settled.
+    fn settle(&mut self) {
+        for _ in 0..ROUNDS {
+            if self.host.is_settled() {
+                return;
+            }
+            self.host.take(&mut self.out);
+            self.host.conclude(&mut self.out);
+            self.host.park(&mut self.out);
+            self.host.effect(&mut self.out);
+            self.host.answer(&mut self.out);
+            self.host.check();
+        }
+        panic!("not settled after {ROUNDS} rounds");
+    }
+
+    /// A source that leaves sends what it has.
+    fn report_all(&mut self) {
+        let (journal, store) = (&self.out.journal, &self.out.store);
+        loop {
+            self.out.broker.report(false, &|id| journal.is_durable(id, store));
+            let Some(due) = self.out.broker.next_report() else {
+                return;
+            };
+            self.out.clock.advance(due.saturating_sub(self.out.clock.ms()));
+        }
     }
 
     /// No more faults: everything comes to its end, and every permit back.

@@ -7,6 +7,7 @@
 //! All changes go through one [`writer`], which commits everything that waits in one transaction; reads have a small pool of
 //! their own.
 
+mod audit;
 mod change;
 pub(super) mod codec;
 mod enter;

@@ -1,9 +1,9 @@
 //! The changes that the writer makes.
 
 use super::engine::Connection;
-use super::{Error, change, enter, replays, retries};
+use super::{Error, audit, change, enter, replays, retries};
 use crate::model::{DeadLetter, UnixMs};
-use crate::store::{Change, Changed, Note, Parked};
+use crate::store::{AuditEntry, Change, Changed, Note, Parked};
 
 pub(super) enum Op {
     Park(Vec<Parked>),
@@ -22,6 +22,11 @@ pub(super) enum Op {
     /// Letters whose lease ran out; all that have one when there is no time.
     Lapse(Option<UnixMs>),
     Replay(replays::Change),
+    Audit(Vec<AuditEntry>),
+    Forget {
+        before: UnixMs,
+        limit: usize,
+    },
 }
 
 #[derive(Debug)]
@@ -89,6 +94,14 @@ impl Op {
                 return change::change(on, id, change, note, now).await.map(Done::Changed);
             }
             Self::Replay(change) => return change.apply(on, now).await.map(Done::Replay),
+            Self::Audit(entries) => {
+                for entry in entries {
+                    audit::add(on, entry).await?;
+                }
+            }
+            Self::Forget { before, limit } => {
+                return audit::forget(on, *before, *limit).await.map(Done::Count);
+            }
             Self::Lapse(until) => return change::lapse(on, *until, now).await.map(Done::Count),
         }
         Ok(Done::Nothing)

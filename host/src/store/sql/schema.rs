@@ -11,6 +11,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_init.sql"),
     include_str!("migrations/0002_letter_trail.sql"),
     include_str!("migrations/0004_replays.sql"),
+    include_str!("migrations/0006_audit.sql"),
 ];
 
 /// The error is the reason why the store cannot be opened.

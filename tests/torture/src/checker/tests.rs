@@ -76,7 +76,11 @@ impl Story {
     }
 
     fn fault(self, from: u64, to: u64, effect: Effect) -> Self {
-        let (kind, arena) = ("kill-host".to_owned(), "x".to_owned());
+        self.fault_in("brokers", from, to, effect)
+    }
+
+    fn fault_in(self, arena: &str, from: u64, to: u64, effect: Effect) -> Self {
+        let (kind, arena) = ("kill-host".to_owned(), arena.to_owned());
         self.at(
             from,
             What::Fault {
@@ -222,6 +226,36 @@ fn a_duplicate_needs_a_fault_that_explains_it() {
         again: true,
     };
     assert_eq!(twice(sent().at(2, again)).unexplained.len(), 0);
+}
+
+#[test]
+fn a_fault_explains_nothing_in_the_other_arena() {
+    for (stream, own, other) in [
+        (Stream::EmbeddedEvents, "embedded", "brokers"),
+        (Stream::EmbeddedTasks, "embedded", "brokers"),
+        (Stream::KafkaEvents, "brokers", "embedded"),
+        (Stream::RabbitTasks, "brokers", "embedded"),
+    ] {
+        let done = find(stream, Fate::Done, 0);
+        let unexplained = |arena, effect| {
+            let story = Story::new()
+                .sent(1, done)
+                .ran(2, done, 1, Said::Done)
+                .fault_in(arena, 3, 4, effect)
+                .ran(5, done, 1, Said::Done);
+            story.report().unexplained.len()
+        };
+        assert_eq!(unexplained(own, Effect::Redelivers), 0, "{stream:?}");
+        assert_eq!(unexplained(other, Effect::Redelivers), 1, "{stream:?}");
+        assert_eq!(unexplained(other, Effect::Stalls), 1, "{stream:?}");
+        // A drain: only Kafka forgets what was finished behind an unfinished message.
+        let forgets = stream == Stream::KafkaEvents;
+        assert_eq!(
+            unexplained(own, Effect::Rebalance),
+            usize::from(!forgets),
+            "{stream:?}"
+        );
+    }
 }
 
 #[test]
