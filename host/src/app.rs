@@ -52,6 +52,10 @@ pub struct App {
     /// A task failed that the host cannot do without.
     fatal: CancellationToken,
     stopping: CancellationToken,
+    /// No job over dead letters has one under way any more.
+    jobs_idle: CancellationToken,
+    /// No replay has a batch under way any more.
+    replays_idle: CancellationToken,
     /// Held as long as the host lives.
     _lock: std::fs::File,
 }
@@ -154,6 +158,8 @@ impl App {
             stop: CancellationToken::new(),
             fatal,
             stopping: CancellationToken::new(),
+            jobs_idle: CancellationToken::new(),
+            replays_idle: CancellationToken::new(),
             _lock: lock,
         });
         app.follow_plugins();
@@ -166,12 +172,21 @@ impl App {
         let settings = self.settings.load_full();
         let mut tasks = Tasks::new(self.fatal.clone());
         let replays = Arc::new(replays::desk(self, &clock));
+        let redrive = Arc::new(letters::redrive(self, &clock));
+        let nudge = Arc::new(tokio::sync::Notify::new());
+        if settings.host.messaging {
+            tasks.spawn(Kind::Jobs, letters::runner(self, &redrive, &nudge).run());
+        } else {
+            self.jobs_idle.cancel();
+        }
         let api = Arc::new(Api {
             brokers: self.brokers.clone(),
             targets: self.context.targets.clone(),
             plugins: Arc::new(self.runtime.clone()),
             letters: Arc::new(self.store.clone()),
-            redrive: Arc::new(letters::redrive(self, &clock)),
+            redrive,
+            jobs: Arc::new(self.store.clone()),
+            nudge,
             retries: Arc::new(self.store.clone()),
             replays: Arc::clone(&replays),
             dispatcher: Arc::clone(&self.dispatcher),
@@ -201,8 +216,14 @@ impl App {
         let letters = Arc::new(self.store.clone());
         tasks.spawn(Kind::Sweep, dlq::sweep::run(letters, self.stop.clone()));
         if settings.host.messaging {
-            // Before the brokers close, so that what is under way is confirmed and written down.
-            tasks.spawn(Kind::Replay, replay::runner::run(replays, self.stopping.clone()));
+            let (stopping, idle) = (self.stopping.clone(), self.replays_idle.clone());
+            tasks.spawn(Kind::Replay, async move {
+                let ended = replay::runner::run(replays, stopping).await;
+                idle.cancel();
+                ended
+            });
+        } else {
+            self.replays_idle.cancel();
         }
         tasks
     }
@@ -344,7 +365,10 @@ impl App {
         let limit = self.settings.load().host.drain;
         self.stopping.cancel();
         tracing::info!(limit_s = limit.as_secs(), "draining");
-        self.dispatcher.drain(limit).await;
+        let jobs = tokio::time::timeout(limit, self.jobs_idle.cancelled());
+        let replays = tokio::time::timeout(limit, self.replays_idle.cancelled());
+        // Those that are not idle by then are taken up again at the next start.
+        let _ = tokio::join!(self.dispatcher.drain(limit), jobs, replays);
         for broker in self.brokers.values() {
             broker.close().await;
         }

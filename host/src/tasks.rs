@@ -32,6 +32,8 @@ pub enum Kind {
     Replay,
     /// Deletes old rows of the audit table.
     Audit,
+    /// Runs jobs over dead letters.
+    Jobs,
     /// Rebuilds the handler (`helix dev`).
     Rebuild,
 }
@@ -55,6 +57,7 @@ impl Kind {
             | Self::Sweep
             | Self::Replay
             | Self::Audit
+            | Self::Jobs
             | Self::Rebuild => OnError::Log,
         }
     }

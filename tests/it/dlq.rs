@@ -1,5 +1,7 @@
 //! Dead letters that are sent again or discarded, on the embedded broker.
 
+mod jobs;
+
 use std::process::Output;
 use std::time::Duration;
 

@@ -54,6 +54,9 @@ async fn read(app: &App) {
             .retries_pending
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
+    if let Ok(groups) = app.store.dead_groups().await {
+        metrics.dlq_groups.set(i64::try_from(groups).unwrap_or(i64::MAX));
+    }
     if let Ok(depths) = app.store.depth().await {
         let total: u64 = depths.iter().map(|(_, n)| n).sum();
         metrics

@@ -1,10 +1,17 @@
-//! Dead letters after they have died: shown, sent again, discarded.
+//! Dead letters after they have died: shown, found, sent again, discarded.
 //!
-//! [`plan`] decides what sending one again means, [`redrive`] does it, [`sweep`] takes back what nobody finished.
+//! [`plan`] decides what sending one again means, [`redrive`] does it, [`sweep`] takes back what nobody finished. Many of
+//! them are a job: [`filter`] says which, [`job`] decides which goes next, [`pace`] when, and [`runner`] does it.
 
+pub mod filter;
+pub mod job;
+pub mod pace;
 pub mod plan;
 pub mod redrive;
+pub mod report;
+pub mod runner;
 pub mod sweep;
 pub mod view;
 
-pub use redrive::{Redrive, Refused};
+pub use redrive::{Behalf, Redrive, Refused};
+pub use runner::Runner;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::plan::{self, Plan, Refusal};
 use crate::broker::{PublishError, Publisher};
 use crate::model::{Clock, DeadLetter, Ids, LetterState, RawMessage};
-use crate::store::{Change, Changed, DeadLetters, Note, Parked};
+use crate::store::{Change, Changed, DeadLetters, Jobs, Member, Note, Parked};
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::printable;
 use crate::telemetry::metrics::DLQ;
@@ -31,6 +31,7 @@ pub trait Routes: Send + Sync {
 
 pub struct Redrive {
     pub letters: Arc<dyn DeadLetters>,
+    pub jobs: Arc<dyn Jobs>,
     pub publishers: HashMap<Arc<str>, Arc<dyn Publisher>>,
     pub routes: Arc<dyn Routes>,
     pub clock: Arc<dyn Clock>,
@@ -64,8 +65,39 @@ pub enum Refused {
         "it was sent, but that could not be recorded: {0}; the letter will show as dead again, though it was sent"
     )]
     Unrecorded(crate::store::Error),
+    /// Nothing was sent.
+    #[error("the job was cancelled, or another host has it")]
+    Stopped,
     #[error(transparent)]
     Store(#[from] crate::store::Error),
+}
+
+/// For whom a letter is sent or discarded.
+#[derive(Debug, Clone)]
+pub struct Behalf {
+    /// Stands in the trail.
+    pub actor: String,
+    pub why: Option<String>,
+    /// The letter's place in the job that does it.
+    pub member: Option<Member>,
+}
+
+impl Behalf {
+    pub fn of(actor: &str) -> Self {
+        Self {
+            actor: actor.to_owned(),
+            why: None,
+            member: None,
+        }
+    }
+
+    fn note(&self, action: &'static str, reason: Option<String>) -> Note {
+        Note {
+            actor: self.actor.clone(),
+            action: action.into(),
+            reason,
+        }
+    }
 }
 
 impl Redrive {
@@ -74,8 +106,11 @@ impl Redrive {
     /// # Errors
     /// Says why not, and the letter is what it was; see [`Refused`].
     pub async fn reprocess(self: &Arc<Self>, id: &str, actor: &str) -> Result<LetterState, Refused> {
-        let (redrive, id, actor) = (Arc::clone(self), id.to_owned(), actor.to_owned());
-        let work = tokio::spawn(async move { redrive.send_again(&id, &actor).await });
+        let (redrive, id, behalf) = (Arc::clone(self), id.to_owned(), Behalf::of(actor));
+        let work = tokio::spawn(async move {
+            let letter = redrive.letters.get(&id).await?.ok_or(Refused::Unknown)?;
+            redrive.send_again(&letter, &behalf).await
+        });
         work.await.unwrap_or_else(|error| {
             let stopped = crate::store::Error::Storage(error.to_string());
             Err(Refused::Store(stopped))
@@ -84,40 +119,43 @@ impl Redrive {
 
     /// # Errors
     /// There is none, or it is not `dead`.
-    pub async fn discard(
-        &self,
-        id: &str,
-        actor: &str,
-        reason: Option<String>,
-    ) -> Result<LetterState, Refused> {
-        let note = note(actor, "discard", reason);
-        match self.letters.change(id, Change::Discard, note).await? {
+    pub async fn discard(&self, id: &str, behalf: &Behalf) -> Result<LetterState, Refused> {
+        let note = behalf.note("discard", behalf.why.clone());
+        match self.change(behalf, id, Change::Discard, note).await? {
             Changed::Done(letter) => {
-                tracing::info!(letter = %id, actor = %printable(actor), "dead letter discarded");
+                if behalf.member.is_none() {
+                    tracing::info!(letter = %id, actor = %printable(&behalf.actor), "dead letter discarded");
+                }
                 Ok(letter.state)
             }
             Changed::Conflict(state) => Err(Refused::Conflict(state)),
             Changed::Unknown => Err(Refused::Unknown),
+            Changed::Stopped => Err(Refused::Stopped),
         }
     }
 
-    async fn send_again(&self, id: &str, actor: &str) -> Result<LetterState, Refused> {
+    /// Sends a letter as it was when it was read. To be awaited to its end.
+    ///
+    /// # Errors
+    /// As [`Redrive::reprocess`].
+    pub async fn send_again(&self, letter: &DeadLetter, behalf: &Behalf) -> Result<LetterState, Refused> {
         // What cannot be sent is not claimed first: its trail would say that somebody had tried.
-        let letter = self.letters.get(id).await?.ok_or(Refused::Unknown)?;
         if letter.state != LetterState::Dead {
             return Err(Refused::Conflict(letter.state));
         }
-        self.plan(&letter)?;
+        self.plan(letter)?;
+        let id = &letter.id;
         let holder = self.ids.next();
         let claim = Change::Claim {
             holder: holder.clone(),
             lease: LEASE,
         };
-        let claimed = self.letters.change(id, claim, note(actor, "reprocess", None));
+        let claimed = self.change(behalf, id, claim, behalf.note("reprocess", behalf.why.clone()));
         let letter = match claimed.await? {
             Changed::Done(letter) => letter,
             Changed::Conflict(state) => return Err(Refused::Conflict(state)),
             Changed::Unknown => return Err(Refused::Unknown),
+            Changed::Stopped => return Err(Refused::Stopped),
         };
         // As it is now: somebody may have had it in between, so that it was sent again once more.
         let sent = match self.plan(&letter) {
@@ -126,11 +164,24 @@ impl Redrive {
             Err(refused) => Err(refused),
         };
         match sent {
-            Ok(park) => self.sent(id, actor, holder, park).await,
+            Ok(park) => self.sent(id, behalf, holder, park).await,
             Err(refused) => {
-                self.give_back(id, actor, holder, &refused).await;
+                self.give_back(id, behalf, holder, &refused).await;
                 Err(refused)
             }
+        }
+    }
+
+    async fn change(
+        &self,
+        behalf: &Behalf,
+        id: &str,
+        change: Change,
+        note: Note,
+    ) -> Result<Changed, crate::store::Error> {
+        match &behalf.member {
+            Some(member) => self.jobs.change_member(member, id, change, note).await,
+            None => self.letters.change(id, change, note).await,
         }
     }
 
@@ -152,19 +203,25 @@ impl Redrive {
     async fn sent(
         &self,
         id: &str,
-        actor: &str,
+        behalf: &Behalf,
         holder: String,
         park: Option<Box<Parked>>,
     ) -> Result<LetterState, Refused> {
         let parks = park.is_some();
         let change = Change::Sent { holder, park };
-        match self.persist(id, &change, &note(actor, "sent", None)).await {
+        match self
+            .persist(behalf, id, &change, &behalf.note("sent", None))
+            .await
+        {
             Ok(Changed::Done(letter)) => {
                 self.metrics.dlq_reprocessed.with_label_values(&[DLQ]).inc();
                 if parks {
                     self.routes.parked();
                 }
-                tracing::info!(letter = %id, actor = %printable(actor), "dead letter sent again");
+                // A job says at its end how many it were.
+                if behalf.member.is_none() {
+                    tracing::info!(letter = %id, actor = %printable(&behalf.actor), "dead letter sent again");
+                }
                 Ok(letter.state)
             }
             // Nothing was parked: what was to be sent is part of the change.
@@ -174,6 +231,7 @@ impl Redrive {
                 Ok(state)
             }
             Ok(Changed::Unknown) => Err(Refused::Unknown),
+            Ok(Changed::Stopped) => Err(Refused::Stopped),
             Err(error) if parks => Err(Refused::Store(error)),
             Err(error) => {
                 tracing::error!(letter = %id, %error, "a dead letter was sent again, but that cannot be recorded: it will be dead again. Repair the store (HX0401)");
@@ -182,22 +240,28 @@ impl Redrive {
         }
     }
 
-    async fn give_back(&self, id: &str, actor: &str, holder: String, why: &Refused) {
+    async fn give_back(&self, id: &str, behalf: &Behalf, holder: String, why: &Refused) {
         let change = Change::GiveBack { holder };
-        let note = note(actor, "not sent", Some(why.to_string()));
-        if let Err(error) = self.persist(id, &change, &note).await {
+        let note = behalf.note("not sent", Some(why.to_string()));
+        if let Err(error) = self.persist(behalf, id, &change, &note).await {
             tracing::warn!(letter = %id, %error, "a dead letter that was not sent stays `retrying` until its lease ends");
         }
     }
 
-    async fn persist(&self, id: &str, change: &Change, note: &Note) -> Result<Changed, crate::store::Error> {
+    async fn persist(
+        &self,
+        behalf: &Behalf,
+        id: &str,
+        change: &Change,
+        note: &Note,
+    ) -> Result<Changed, crate::store::Error> {
         for pause in PAUSES_MS {
-            if let Ok(changed) = self.letters.change(id, change.clone(), note.clone()).await {
+            if let Ok(changed) = self.change(behalf, id, change.clone(), note.clone()).await {
                 return Ok(changed);
             }
             tokio::time::sleep(Duration::from_millis(pause)).await;
         }
-        self.letters.change(id, change.clone(), note.clone()).await
+        self.change(behalf, id, change.clone(), note.clone()).await
     }
 }
 
@@ -213,14 +277,6 @@ async fn publish(publisher: &dyn Publisher, raw: RawMessage) -> Result<(), Refus
         Ok(_) => Ok(()),
         Err(error) if error.is_transient() => Err(Refused::Away(error)),
         Err(error) => Err(Refused::Target(error)),
-    }
-}
-
-fn note(actor: &str, action: &'static str, reason: Option<String>) -> Note {
-    Note {
-        actor: actor.to_owned(),
-        action: action.into(),
-        reason,
     }
 }
 

@@ -33,7 +33,7 @@ use crate::dlq::Redrive;
 use crate::guest::Plugins;
 use crate::model::{Clock, Ids};
 use crate::replay::Desk;
-use crate::store::{Audit, DeadLetters, Retries};
+use crate::store::{Audit, DeadLetters, Jobs, Retries};
 use crate::telemetry::Metrics;
 
 /// What the handlers of the API need.
@@ -43,6 +43,9 @@ pub struct Api {
     pub plugins: Arc<dyn Plugins>,
     pub letters: Arc<dyn DeadLetters>,
     pub redrive: Arc<Redrive>,
+    pub jobs: Arc<dyn Jobs>,
+    /// Wakes whoever runs jobs.
+    pub nudge: Arc<tokio::sync::Notify>,
     pub retries: Arc<dyn Retries>,
     pub replays: Arc<Desk>,
     pub dispatcher: Arc<Dispatcher>,
@@ -71,6 +74,10 @@ pub fn router(api: Arc<Api>) -> Router {
     let limit = api.body_limit;
     let viewer = Router::new()
         .route("/v1/messaging/dlq", get(dlq::list))
+        .route("/v1/messaging/dlq/groups", get(dlq::groups))
+        .route("/v1/messaging/dlq/jobs", get(dlq::jobs))
+        .route("/v1/messaging/dlq/jobs/{id}", get(dlq::job))
+        .route("/v1/messaging/dlq/jobs/{id}/results", get(dlq::results))
         .route("/v1/messaging/dlq/{id}", get(dlq::show))
         .route("/v1/messaging/replay", get(replay::list))
         .route("/v1/messaging/replay/{id}", get(replay::show))
@@ -79,6 +86,8 @@ pub fn router(api: Arc<Api>) -> Router {
     let operator = Router::new()
         .route("/v1/messaging/tasks/{queue}", post(publish::task))
         .route("/v1/messaging/events/{topic}", post(publish::event))
+        .route("/v1/messaging/dlq/jobs", post(dlq::create))
+        .route("/v1/messaging/dlq/jobs/{id}", delete(dlq::cancel))
         .route("/v1/messaging/dlq/{id}", delete(dlq::discard))
         .route("/v1/messaging/dlq/{id}/reprocess", post(dlq::reprocess))
         .route("/v1/messaging/dlq/{id}/discard", delete(dlq::discard))

@@ -63,12 +63,7 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, error::HTTP_NOT_FOUND, "Not found", detail)
     }
 
-    pub fn conflict(state: crate::model::LetterState, detail: impl Into<String>) -> Self {
-        Self::conflict_in(state.as_str(), detail)
-    }
-
-    /// The same for other things that have states.
-    pub fn conflict_in(state: &'static str, detail: impl Into<String>) -> Self {
+    pub fn conflict(state: &'static str, detail: impl Into<String>) -> Self {
         Self {
             state: Some(state),
             ..Self::new(
@@ -166,6 +161,12 @@ impl IntoResponse for Problem {
 impl From<Problem> for Response {
     fn from(problem: Problem) -> Self {
         problem.into_response()
+    }
+}
+
+impl From<crate::dlq::filter::Fault> for Problem {
+    fn from(fault: crate::dlq::filter::Fault) -> Self {
+        Self::bad_request(fault.to_string())
     }
 }
 

@@ -117,7 +117,7 @@ fn problem(refused: Refused) -> Problem {
             "no replay `{}`; `helix replay ls` shows what there is",
             printable(&id)
         )),
-        Refused::Taken(id) => Problem::conflict_in(
+        Refused::Taken(id) => Problem::conflict(
             "taken",
             format!(
                 "there is a replay `{}` already; `helix replay show` tells how far it is, and without an `id` the host makes a \
@@ -125,7 +125,7 @@ fn problem(refused: Refused) -> Problem {
                 printable(&id)
             ),
         ),
-        Refused::Ended(id, status) => Problem::conflict_in(
+        Refused::Ended(id, status) => Problem::conflict(
             status.as_str(),
             format!(
                 "the replay `{}` is {} already; nothing is left to cancel",

@@ -79,6 +79,16 @@ pub enum FailureClass {
 }
 
 impl FailureClass {
+    pub const ALL: [Self; 7] = [
+        Self::Malformed,
+        Self::TooLarge,
+        Self::Unrouted,
+        Self::Rejected,
+        Self::Exhausted,
+        Self::Refused,
+        Self::Expired,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",

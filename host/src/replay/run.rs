@@ -265,6 +265,9 @@ impl Run {
 
     /// Tells what is wrong where people look, and waits.
     async fn away(&mut self, error: &str, pause: &mut Duration) -> Result<(), End> {
+        if self.stop.is_cancelled() {
+            return Err(End::Stopped);
+        }
         if self.job.progress().error.as_deref() != Some(error) {
             tracing::warn!(replay = %printable(&self.id), %error, "the replay waits for its broker; it goes on by itself");
             self.job.progress_mut().error = Some(error.to_owned());

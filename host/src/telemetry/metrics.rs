@@ -60,6 +60,12 @@ metrics! {
         "Messages of replays by what became of them: sent, skipped, failed", ["result"];
     dlq_messages: gauge -> IntGaugeVec, "messaging_dlq_messages",
         "Dead letters now, by where they came from", ["destination"];
+    dlq_groups: single -> IntGauge, "messaging_dlq_groups",
+        "Groups of dead letters that failed alike, now", [];
+    dlq_jobs_active: single -> IntGauge, "messaging_dlq_jobs_active",
+        "Jobs over dead letters that this host runs", [];
+    dlq_job_letters: counter -> IntCounterVec, "messaging_dlq_job_letters_total",
+        "Letters of jobs that got their result", ["action", "result"];
     consumer_lag: gauge -> IntGaugeVec, "messaging_consumer_lag",
         "Messages of a topic not yet committed by our group", ["broker", "destination"];
     handler_duration: histogram -> HistogramVec, "messaging_handler_duration_seconds",

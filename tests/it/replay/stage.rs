@@ -96,7 +96,7 @@ impl Stage {
             correlation_id: None,
             reply_to: None,
             trace: None,
-            headers: [("x-team", if n % 2 == 0 { "red" } else { "blue" })]
+            headers: [("x-team", if n.is_multiple_of(2) { "red" } else { "blue" })]
                 .into_iter()
                 .collect(),
         }
@@ -151,7 +151,7 @@ pub fn id(n: usize) -> String {
 
 /// One in five is rare.
 pub fn kind(n: usize) -> &'static str {
-    if n % 5 == 0 { "rare" } else { "common" }
+    if n.is_multiple_of(5) { "rare" } else { "common" }
 }
 
 /// Spaces and order of its members are part of it.

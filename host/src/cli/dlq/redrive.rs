@@ -1,29 +1,59 @@
-//! `helix dlq reprocess|discard`: one request per letter. One that is refused does not stop the others.
+//! `helix dlq reprocess|discard`: given ids, one request per letter; given a filter, a job at the host that is followed.
+
+use std::io::{BufRead, IsTerminal};
 
 use clap::Args;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::super::client::{Client, segment};
 use super::super::output::{self, Format};
 use super::super::{Exit, Global};
+use super::filter::Filter;
+use super::jobs::follow;
+use crate::dlq::report::{DryRun, JobView};
 use crate::dlq::view::Outcome;
 
 #[derive(Debug, Args)]
 pub struct Reprocess {
-    /// Ids from `dlq ls`
-    #[arg(required = true, value_name = "ID")]
-    ids: Vec<String>,
+    #[command(flatten)]
+    which: Which,
+    /// Letters a second; without it as fast as it goes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rate: Option<u32>,
+    /// Letters as well that were sent again ten times and failed each time
+    #[arg(long)]
+    force: bool,
+    /// Why; kept with the job
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub struct Discard {
-    /// Ids from `dlq ls`
-    #[arg(required = true, value_name = "ID")]
-    ids: Vec<String>,
-    /// Why; kept with the letter
+    #[command(flatten)]
+    which: Which,
+    /// Why; kept with the letters
     #[arg(long, value_name = "TEXT")]
     reason: String,
+}
+
+#[derive(Debug, Args)]
+struct Which {
+    /// Ids from `dlq ls`
+    #[arg(value_name = "ID")]
+    ids: Vec<String>,
+    #[command(flatten)]
+    filter: Filter,
+    /// All that are dead
+    #[arg(long)]
+    all: bool,
+    /// Only say which letters it would be
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
 }
 
 /// One line of the JSON output.
@@ -38,26 +68,142 @@ struct Line {
 
 impl Reprocess {
     pub async fn run(self, global: &Global, client: &Client) -> Result<(), Exit> {
-        let body = json!({ "actor": actor() });
-        each(global, &self.ids, async |id| {
-            client
-                .post(&format!("/v1/messaging/dlq/{id}/reprocess"), &body)
-                .await
-        })
-        .await
+        let single = self.rate.is_none() && !self.force && self.reason.is_none() && !self.which.dry_run;
+        if self.which.are_ids()? && single {
+            let body = json!({ "actor": actor() });
+            return each(global, &self.which.ids, async |id| {
+                client
+                    .post(&format!("/v1/messaging/dlq/{id}/reprocess"), &body)
+                    .await
+            })
+            .await;
+        }
+        let mut asked = self.which.asked("reprocess");
+        asked.insert("force".into(), json!(self.force));
+        if let Some(rate) = self.rate {
+            asked.insert("rate".into(), json!(rate));
+        }
+        if let Some(reason) = &self.reason {
+            asked.insert("reason".into(), json!(reason));
+        }
+        self.which.job(global, client, asked, "sent again").await
     }
 }
 
 impl Discard {
     pub async fn run(self, global: &Global, client: &Client) -> Result<(), Exit> {
-        let body = json!({ "actor": actor(), "reason": self.reason });
-        each(global, &self.ids, async |id| {
-            client
-                .delete(&format!("/v1/messaging/dlq/{id}/discard"), &body)
-                .await
-        })
-        .await
+        if self.which.are_ids()? && !self.which.dry_run {
+            let body = json!({ "actor": actor(), "reason": self.reason });
+            return each(global, &self.which.ids, async |id| {
+                client
+                    .delete(&format!("/v1/messaging/dlq/{id}/discard"), &body)
+                    .await
+            })
+            .await;
+        }
+        let mut asked = self.which.asked("discard");
+        asked.insert("reason".into(), json!(self.reason));
+        self.which.job(global, client, asked, "discarded").await
     }
+}
+
+impl Which {
+    /// Ids, or a filter, or all; nothing else, and not two of them.
+    fn are_ids(&self) -> Result<bool, Exit> {
+        let filtered = !self.filter.words().is_empty();
+        match (!self.ids.is_empty(), filtered, self.all) {
+            (true, false, false) => Ok(true),
+            (false, true, false) | (false, false, true) => Ok(false),
+            (false, false, false) => Err(Exit::usage(
+                "error: which letters? Give ids, a filter like `--group` or `--route`, or `--all`",
+            )),
+            _ => Err(Exit::usage("error: give either ids, or a filter, or `--all`")),
+        }
+    }
+
+    fn asked(&self, action: &str) -> Map<String, Value> {
+        let mut asked = Map::new();
+        asked.insert("action".into(), json!(action));
+        asked.insert("actor".into(), actor());
+        if self.ids.is_empty() {
+            let words: Map<String, Value> = self
+                .filter
+                .words()
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), json!(value)))
+                .collect();
+            asked.insert("filter".into(), words.into());
+        } else {
+            asked.insert("ids".into(), json!(self.ids));
+        }
+        asked
+    }
+
+    async fn job(
+        &self,
+        global: &Global,
+        client: &Client,
+        mut asked: Map<String, Value>,
+        done: &str,
+    ) -> Result<(), Exit> {
+        const PATH: &str = "/v1/messaging/dlq/jobs";
+        if self.dry_run || !self.yes {
+            asked.insert("dry_run".into(), json!(true));
+            let found: DryRun = client.post(PATH, &asked.clone().into()).await?;
+            if self.dry_run {
+                return show(global, &found, done);
+            }
+            if found.count == 0 {
+                return match global.output {
+                    Format::Json => output::json(&found),
+                    Format::Text => output::line("no dead letter matches"),
+                };
+            }
+            confirm(found.count, done)?;
+            asked.insert("dry_run".into(), json!(false));
+        }
+        let job: JobView = client.post(PATH, &asked.into()).await?;
+        output::talk(&format!("job {}", job.id));
+        follow(global, client, &job.id).await
+    }
+}
+
+fn show(global: &Global, found: &DryRun, done: &str) -> Result<(), Exit> {
+    if global.output == Format::Json {
+        return output::json(found);
+    }
+    output::line(&format!("{} would be {done}", found.count))?;
+    if found.samples.is_empty() {
+        return Ok(());
+    }
+    let rows = found.samples.iter().map(|letter| {
+        vec![
+            letter.id.clone(),
+            letter.class.clone(),
+            letter.message_type.clone().unwrap_or_default(),
+            letter.destination.clone(),
+            letter.last_failure.clone(),
+            letter.reason.chars().take(120).collect(),
+        ]
+    });
+    let head = ["id", "class", "type", "from", "last failure", "reason"];
+    output::table(&head, rows.collect())
+}
+
+fn confirm(count: u64, done: &str) -> Result<(), Exit> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Err(Exit::usage(format!(
+            "error: {count} letters would be {done}; say `--yes`, or look first with `--dry-run`"
+        )));
+    }
+    output::talk(&format!("{count} letters will be {done}. Go on? [y/N]"));
+    let mut answer = String::new();
+    let read = stdin.lock().read_line(&mut answer);
+    if read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {
+        return Ok(());
+    }
+    Err(Exit::failed("nothing was done"))
 }
 
 /// Ends with the exit code of the first that failed.
@@ -107,7 +253,7 @@ async fn each(
 }
 
 /// Who sits here, for the trail.
-fn actor() -> Value {
+pub(super) fn actor() -> Value {
     let user = ["USER", "LOGNAME"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));

@@ -123,6 +123,7 @@ impl Stage {
         let publisher: Arc<dyn Publisher> = Arc::clone(&queue) as Arc<dyn Publisher>;
         let redrive = Arc::new(Redrive {
             letters: Arc::new(store.clone()),
+            jobs: Arc::new(store.clone()),
             publishers: HashMap::from([("b".into(), publisher)]),
             routes: Arc::clone(&routes) as Arc<dyn Routes>,
             clock: Arc::new(SystemClock),
@@ -297,7 +298,11 @@ async fn what_was_discarded_stays_so() {
     let stage = Stage::task().await;
     let discard = async |id: &'static str| {
         let why = Some("a test".to_owned());
-        stage.redrive.discard(id, "ann", why).await
+        let behalf = Behalf {
+            why,
+            ..Behalf::of("ann")
+        };
+        stage.redrive.discard(id, &behalf).await
     };
     assert!(matches!(discard("nobody").await, Err(Refused::Unknown)));
     assert!(matches!(

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::engine::{Connection, failed};
 use super::row::{column, corrupt};
+use super::tally::Tally;
 use super::{Error, int, letters, retries, trail};
 use crate::model::clock::duration_ms;
 use crate::model::{LetterState, UnixMs};
@@ -15,6 +16,7 @@ pub(super) async fn change(
     change: &Change,
     note: &Note,
     now: UnixMs,
+    tally: &mut Tally,
 ) -> Result<Changed, Error> {
     let (from, to) = (change.from(), change.to());
     let (holder, until) = match change {
@@ -38,6 +40,7 @@ pub(super) async fn change(
     let Some(row) = changed else {
         return Ok(state(on, id).await?.map_or(Changed::Unknown, Changed::Conflict));
     };
+    tally.moved(&letters::kind(&row)?, from, to);
     trail::add(on, id, now, (from, to), note).await?;
     if let Change::Sent { park: Some(row), .. } = change {
         retries::insert(on, row).await?;
@@ -60,11 +63,16 @@ async fn state(on: &mut Connection, id: &str) -> Result<Option<LetterState>, Err
 }
 
 /// Leases that ended at `until` or before; all of them when there is no time.
-pub(super) async fn lapse(on: &mut Connection, until: Option<UnixMs>, now: UnixMs) -> Result<u64, Error> {
+pub(super) async fn lapse(
+    on: &mut Connection,
+    until: Option<UnixMs>,
+    now: UnixMs,
+    tally: &mut Tally,
+) -> Result<u64, Error> {
     // As many as requests were under way at a time: few.
     let rows = sqlx::query(
         "UPDATE dead_letters SET state = 'dead', holder = NULL, lease_until_ms = NULL
-         WHERE state = 'retrying' AND lease_until_ms <= $1 RETURNING id",
+         WHERE state = 'retrying' AND lease_until_ms <= $1 RETURNING id, grp, destination, message_type",
     )
     .bind(until.map_or(i64::MAX, int))
     .fetch_all(&mut *on)
@@ -77,7 +85,9 @@ pub(super) async fn lapse(on: &mut Connection, until: Option<UnixMs>, now: UnixM
     };
     for row in &rows {
         let id: String = column(row, "id")?;
-        trail::add(on, &id, now, (LetterState::Retrying, LetterState::Dead), &note).await?;
+        let (from, to) = (LetterState::Retrying, LetterState::Dead);
+        tally.moved(&letters::kind(row)?, from, to);
+        trail::add(on, &id, now, (from, to), &note).await?;
     }
     Ok(rows.len() as u64)
 }

@@ -7,12 +7,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::QueryBuilder;
 
-use super::engine::{Database, LIKE, Row, failed};
+use super::engine::{Row, failed};
 use super::op::{Done, Op};
 use super::row::{column, corrupt};
-use super::{Error, Store, codec, int, small, trail, uint};
-use crate::model::{DeadLetter, FailureClass, LetterState};
-use crate::store::{Change, Changed, DeadLetters, Entry, LetterFilter, LetterPage, Note, Page};
+use super::tally::Kind;
+use super::{Error, Store, codec, groups, int, matching, small, trail, uint};
+use crate::model::DeadLetter;
+use crate::store::{Change, Changed, DeadLetters, Entry, Group, LetterFilter, LetterPage, Note, Page};
 
 /// Letters in a page whose caller did not say.
 const DEFAULT_LIMIT: usize = 100;
@@ -40,47 +41,18 @@ pub(super) fn letter(row: &Row) -> Result<DeadLetter, Error> {
     })
 }
 
+/// What the letter of a row is counted by.
+pub(super) fn kind(row: &Row) -> Result<Kind, Error> {
+    Ok(Kind::new(
+        column(row, "grp")?,
+        column(row, "destination")?,
+        column(row, "message_type")?,
+    ))
+}
+
 /// The value of an enum whose variants are plain words; `as_str` writes what serde reads.
 pub(super) fn word<T: DeserializeOwned + Serialize>(text: &str) -> Option<T> {
     serde_json::from_value(serde_json::Value::String(text.to_owned())).ok()
-}
-
-/// Appends the conditions of the filter; each is complete, so that more may follow with AND.
-fn matching(query: &mut QueryBuilder<Database>, filter: &LetterFilter) {
-    query.push(" WHERE 1 = 1");
-    for (column, wanted) in [
-        ("route", filter.route.as_deref()),
-        ("message_type", filter.message_type.as_deref()),
-        ("class", filter.class.map(FailureClass::as_str)),
-        ("state", filter.state.map(LetterState::as_str)),
-    ] {
-        if let Some(wanted) = wanted {
-            query
-                .push(" AND ")
-                .push(column)
-                .push(" = ")
-                .push_bind(wanted.to_owned());
-        }
-    }
-    if filter.open {
-        query.push(" AND state NOT IN ('reprocessed', 'discarded')");
-    }
-    if let Some(text) = filter.text.as_deref().filter(|text| !text.is_empty()) {
-        let pattern = format!(
-            "%{}%",
-            text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_")
-        );
-        query.push(" AND (1 = 0");
-        for column in ["reason", "code", "message_id", "destination"] {
-            query
-                .push(" OR ")
-                .push(column)
-                .push(LIKE)
-                .push_bind(pattern.clone())
-                .push(" ESCAPE '\\'");
-        }
-        query.push(")");
-    }
 }
 
 /// The place after a letter: its last failure and id.
@@ -108,7 +80,7 @@ impl DeadLetters for Store {
             page.limit.min(MAX_LIMIT)
         };
         let mut query = QueryBuilder::new("SELECT * FROM dead_letters");
-        matching(&mut query, filter);
+        matching::letters(&mut query, filter);
         if let Some(cursor) = &page.cursor {
             let (last_failure, id) = place(cursor)
                 .ok_or_else(|| Error::Invalid("the cursor is none that `next` gave".to_owned()))?;
@@ -124,8 +96,8 @@ impl DeadLetters for Store {
             .push(" OFFSET ")
             .push_bind(i64::try_from(page.offset).unwrap_or(i64::MAX));
 
-        let mut counting = QueryBuilder::new("SELECT COUNT(*) FROM dead_letters");
-        matching(&mut counting, filter);
+        let mut counting = QueryBuilder::new("");
+        matching::count(&mut counting, filter);
 
         // One snapshot, so that count and letters belong together.
         let mut snapshot = self.readers().begin().await.map_err(failed)?;
@@ -146,6 +118,14 @@ impl DeadLetters for Store {
         })
     }
 
+    async fn groups(&self, filter: &LetterFilter, limit: usize) -> Result<(u64, Vec<Group>), Error> {
+        groups::of(self.readers(), filter, limit).await
+    }
+
+    async fn dead_groups(&self) -> Result<u64, Error> {
+        groups::dead(self.readers()).await
+    }
+
     async fn get(&self, id: &str) -> Result<Option<DeadLetter>, Error> {
         sqlx::query("SELECT * FROM dead_letters WHERE id = $1")
             .bind(id)
@@ -159,7 +139,8 @@ impl DeadLetters for Store {
 
     async fn depth(&self) -> Result<Vec<(String, u64)>, Error> {
         let rows: Vec<(String, i64)> = sqlx::query_as(
-            "SELECT destination, COUNT(*) FROM dead_letters WHERE state = 'dead' GROUP BY destination ORDER BY destination",
+            "SELECT destination, CAST(SUM(letters) AS BIGINT) FROM letter_counts WHERE state = 'dead'
+             GROUP BY destination HAVING SUM(letters) > 0 ORDER BY destination",
         )
         .fetch_all(self.readers())
         .await

@@ -11,12 +11,16 @@ mod audit;
 mod change;
 pub(super) mod codec;
 mod enter;
+mod groups;
+mod jobs;
 mod letters;
+mod matching;
 mod op;
 mod replays;
 mod retries;
 mod row;
 mod schema;
+mod tally;
 mod trail;
 mod writer;
 

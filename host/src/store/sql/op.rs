@@ -1,9 +1,10 @@
 //! The changes that the writer makes.
 
 use super::engine::Connection;
-use super::{Error, audit, change, enter, replays, retries};
+use super::tally::Tally;
+use super::{Error, audit, change, enter, jobs, replays, retries};
 use crate::model::{DeadLetter, UnixMs};
-use crate::store::{AuditEntry, Change, Changed, Note, Parked};
+use crate::store::{AuditEntry, Change, Changed, Job, Note, Parked};
 
 pub(super) enum Op {
     Park(Vec<Parked>),
@@ -27,6 +28,7 @@ pub(super) enum Op {
         before: UnixMs,
         limit: usize,
     },
+    Job(jobs::Op),
 }
 
 #[derive(Debug)]
@@ -37,6 +39,9 @@ pub(super) enum Done {
     Entered(Vec<String>),
     Changed(Changed),
     Replay(replays::Changed),
+    Job(Option<Box<Job>>),
+    /// Was it done?
+    Flag(bool),
 }
 
 impl Done {
@@ -58,7 +63,12 @@ impl Done {
 
 impl Op {
     /// Inside a transaction that is made at `now`. May run again after that was rolled back, so it takes nothing out of itself.
-    pub(super) async fn apply(&self, on: &mut Connection, now: UnixMs) -> Result<Done, Error> {
+    pub(super) async fn apply(
+        &self,
+        on: &mut Connection,
+        now: UnixMs,
+        tally: &mut Tally,
+    ) -> Result<Done, Error> {
         match self {
             Self::Park(rows) => {
                 for row in rows {
@@ -77,21 +87,27 @@ impl Op {
             Self::Complete(id) => retries::remove(on, id).await?,
             Self::Reschedule(row) => retries::update(on, row).await?,
             Self::Bury(id, letter) => {
-                let entered = enter::enter(on, letter, now).await?;
+                let entered = enter::enter(on, letter, now, tally).await?;
                 retries::remove(on, id).await?;
                 return Ok(Done::Entered(vec![entered]));
             }
             Self::Release(id) => retries::release(on, id).await?,
-            Self::Reclaim => return retries::release_all(on).await.map(Done::Count),
+            Self::Reclaim => {
+                jobs::let_all_go(on).await?;
+                return retries::release_all(on).await.map(Done::Count);
+            }
+            Self::Job(op) => return op.apply(on, now, tally).await,
             Self::Enter(letters) => {
                 let mut ids = Vec::with_capacity(letters.len());
                 for letter in letters {
-                    ids.push(enter::enter(on, letter, now).await?);
+                    ids.push(enter::enter(on, letter, now, tally).await?);
                 }
                 return Ok(Done::Entered(ids));
             }
             Self::Change(id, change, note) => {
-                return change::change(on, id, change, note, now).await.map(Done::Changed);
+                return change::change(on, id, change, note, now, tally)
+                    .await
+                    .map(Done::Changed);
             }
             Self::Replay(change) => return change.apply(on, now).await.map(Done::Replay),
             Self::Audit(entries) => {
@@ -102,7 +118,7 @@ impl Op {
             Self::Forget { before, limit } => {
                 return audit::forget(on, *before, *limit).await.map(Done::Count);
             }
-            Self::Lapse(until) => return change::lapse(on, *until, now).await.map(Done::Count),
+            Self::Lapse(until) => return change::lapse(on, *until, now, tally).await.map(Done::Count),
         }
         Ok(Done::Nothing)
     }

@@ -10,6 +10,7 @@ use super::engine::{self, BYTES, Connection, KEY, SERIAL};
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_init.sql"),
     include_str!("migrations/0002_letter_trail.sql"),
+    include_str!("migrations/0003_redrive_jobs.sql"),
     include_str!("migrations/0004_replays.sql"),
     include_str!("migrations/0006_audit.sql"),
 ];

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::engine::{BEGIN, Connection, failed};
 use super::op::{Done, Op};
+use super::tally::Tally;
 use crate::model::{Clock, UnixMs};
 use crate::store::Error;
 
@@ -120,9 +121,11 @@ async fn begin(connection: &mut Connection) -> Result<(), Error> {
 
 async fn apply(connection: &mut Connection, ops: &[Op], now: UnixMs) -> Result<Vec<Done>, Error> {
     let mut done = Vec::with_capacity(ops.len());
+    let mut tally = Tally::default();
     for op in ops {
-        done.push(op.apply(connection, now).await?);
+        done.push(op.apply(connection, now, &mut tally).await?);
     }
+    tally.write(connection).await?;
     Ok(done)
 }
 

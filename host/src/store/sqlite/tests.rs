@@ -8,6 +8,8 @@
     reason = "tests"
 )]
 
+mod groups;
+mod jobs;
 mod letters;
 mod replays;
 

@@ -1,10 +1,14 @@
-//! `helix dlq ls|show|reprocess|discard`: dead letters of the running host.
+//! `helix dlq ls|groups|show|reprocess|discard|jobs`: dead letters of the running host.
 
+mod filter;
+mod groups;
+mod jobs;
 mod redrive;
 
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 
+use self::filter::Filter;
 use super::client::{Client, segment};
 use super::output::{self, Format};
 use super::{Exit, Global};
@@ -15,6 +19,8 @@ use crate::telemetry::logs::printable;
 pub enum Dlq {
     /// List dead letters, newest failure first
     Ls(List),
+    /// Group them by what went wrong
+    Groups(groups::Groups),
     /// Show one with its message, headers, attempts, and what was done to it
     Show {
         /// Id from `dlq ls`
@@ -24,25 +30,17 @@ pub enum Dlq {
     Reprocess(redrive::Reprocess),
     /// Give up on, for good: they stay in the list, with the reason
     Discard(redrive::Discard),
+    /// Jobs that send many again or discard them
+    Jobs(jobs::Jobs),
 }
 
 #[derive(Debug, Args)]
 pub struct List {
-    /// Only of this route
-    #[arg(long)]
-    route: Option<String>,
-    /// Only of this type
-    #[arg(long = "type")]
-    message_type: Option<String>,
-    /// malformed, too-large, unrouted, rejected, exhausted, refused, expired
-    #[arg(long)]
-    class: Option<String>,
+    #[command(flatten)]
+    filter: Filter,
     /// dead, retrying, reprocessed, discarded, expired, all [default: all but reprocessed and discarded]
     #[arg(long)]
     state: Option<String>,
-    /// Found in reason, code, message id or destination
-    #[arg(long)]
-    text: Option<String>,
     #[arg(long, default_value_t = 50)]
     limit: usize,
     /// `next` of the page before
@@ -62,6 +60,8 @@ impl Dlq {
         let client = Client::new(global)?;
         match self {
             Self::Ls(list) => list.run(global, &client).await,
+            Self::Groups(command) => command.run(global, &client).await,
+            Self::Jobs(command) => command.run(global, &client).await,
             Self::Show { id } => show(global, &client, &id).await,
             Self::Reprocess(command) => command.run(global, &client).await,
             Self::Discard(command) => command.run(global, &client).await,
@@ -72,20 +72,10 @@ impl Dlq {
 impl List {
     async fn run(self, global: &Global, client: &Client) -> Result<(), Exit> {
         let states = self.state.is_some();
-        let optional = [
-            ("route", self.route),
-            ("type", self.message_type),
-            ("class", self.class),
-            ("state", self.state),
-            ("text", self.text),
-            ("cursor", self.cursor),
-        ];
         let mut query = vec![("limit", self.limit.to_string())];
-        query.extend(
-            optional
-                .into_iter()
-                .filter_map(|(name, value)| Some((name, value?))),
-        );
+        query.extend(self.filter.words());
+        query.extend(self.state.map(|state| ("state", state)));
+        query.extend(self.cursor.map(|cursor| ("cursor", cursor)));
         let listing: Listing = client.get("/v1/messaging/dlq", &query).await?;
         if global.output == Format::Json {
             return output::json(&listing);

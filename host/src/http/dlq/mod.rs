@@ -1,5 +1,9 @@
 //! Dead letters as the API shows them, sends them again, and discards them.
 
+mod groups;
+mod jobs;
+mod parameters;
+
 use std::sync::Arc;
 
 use axum::Json;
@@ -9,40 +13,18 @@ use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
+use self::parameters::{Words, filter, limit, number, take, words};
 use super::{Api, Caller, Problem};
 use crate::broker::PublishError;
-use crate::dlq::Refused;
 use crate::dlq::view::Outcome;
+use crate::dlq::{Behalf, Refused};
+use crate::model::LetterState;
 use crate::model::outcome::REASON_LIMIT;
-use crate::model::{FailureClass, LetterState};
-use crate::store::{LetterFilter, Page};
+use crate::store::Page;
 
+pub(super) use self::groups::list as groups;
+pub(super) use self::jobs::{cancel, create, list as jobs, results, show as job};
 pub use crate::dlq::view::Letter;
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Parameters {
-    /// 1 to 1000.
-    limit: Option<usize>,
-    offset: Option<usize>,
-    /// `next` of the page before; stays right while letters come and go.
-    cursor: Option<String>,
-    route: Option<String>,
-    r#type: Option<String>,
-    class: Option<FailureClass>,
-    /// One of them, or all; without it those that nobody has dealt with yet.
-    state: Option<Wanted>,
-    /// Found in reason, code, message id or destination.
-    text: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Wanted {
-    All,
-    #[serde(untagged)]
-    State(LetterState),
-}
 
 #[derive(Debug, Serialize)]
 pub(super) struct Listing {
@@ -52,30 +34,17 @@ pub(super) struct Listing {
     next: Option<String>,
 }
 
-const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 1000;
-
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
-    parameters: Result<Query<Parameters>, QueryRejection>,
+    query: Result<Query<Words>, QueryRejection>,
 ) -> Result<Json<Listing>, Problem> {
-    let Query(parameters) = parameters.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
-    let filter = LetterFilter {
-        route: parameters.route,
-        message_type: parameters.r#type,
-        class: parameters.class,
-        state: match parameters.state {
-            Some(Wanted::State(state)) => Some(state),
-            Some(Wanted::All) | None => None,
-        },
-        open: parameters.state.is_none(),
-        text: parameters.text,
-    };
+    let mut words = words(query)?;
     let page = Page {
-        limit: parameters.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT),
-        offset: parameters.offset.unwrap_or_default(),
-        cursor: parameters.cursor,
+        limit: limit(&mut words)?,
+        offset: number(&mut words, "offset")?.unwrap_or_default(),
+        cursor: take(&mut words, "cursor"),
     };
+    let filter = filter(&words, &api)?;
     let found = api.letters.list(&filter, &page).await?;
     let messages = found.letters.iter().map(Letter::summary).collect();
     Ok(Json(Listing {
@@ -124,6 +93,15 @@ impl Because {
             serde_json::from_slice(&body)
                 .map_err(|error| Problem::bad_request(format!("the body is not understood: {error}")))?
         };
+        Self {
+            actor: said.actor.or(query.actor),
+            reason: said.reason.or(query.reason),
+        }
+        .checked()
+    }
+
+    /// Not too long, and not empty.
+    fn checked(self) -> Result<Self, Problem> {
         let text = |name: &str, text: Option<String>, most: usize| match text {
             Some(text) if text.len() > most => Err(Problem::bad_request(format!(
                 "`{name}` has {} bytes, at most {most} are kept",
@@ -132,8 +110,8 @@ impl Because {
             text => Ok(text.filter(|text| !text.trim().is_empty())),
         };
         Ok(Self {
-            actor: text("actor", said.actor.or(query.actor), MAX_ACTOR)?,
-            reason: text("reason", said.reason.or(query.reason), REASON_LIMIT)?,
+            actor: text("actor", self.actor, MAX_ACTOR)?,
+            reason: text("reason", self.reason, REASON_LIMIT)?,
         })
     }
 }
@@ -146,11 +124,7 @@ pub(super) async fn reprocess(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(StatusCode, Json<Outcome>), Problem> {
     let because = Because::read(query, body)?;
-    if !api.messaging {
-        return Err(Problem::unavailable(
-            "messaging is switched off (MESSAGING_ENABLED=false)",
-        ));
-    }
+    messaging(&api)?;
     let done = api
         .redrive
         .reprocess(&id, &caller.actor(because.actor.as_deref()))
@@ -168,10 +142,22 @@ pub(super) async fn discard(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Outcome>, Problem> {
     let because = Because::read(query, body)?;
-    let actor = caller.actor(because.actor.as_deref());
-    let done = api.redrive.discard(&id, &actor, because.reason).await;
+    let behalf = Behalf {
+        why: because.reason.clone(),
+        ..Behalf::of(&caller.actor(because.actor.as_deref()))
+    };
+    let done = api.redrive.discard(&id, &behalf).await;
     let state = done.map_err(|refused| problem(&id, refused))?;
     Ok(Json(outcome(id, state)))
+}
+
+fn messaging(api: &Api) -> Result<(), Problem> {
+    if api.messaging {
+        return Ok(());
+    }
+    Err(Problem::unavailable(
+        "messaging is switched off (MESSAGING_ENABLED=false)",
+    ))
 }
 
 fn outcome(id: String, state: LetterState) -> Outcome {
@@ -188,11 +174,11 @@ fn unknown(id: &str) -> Problem {
 }
 
 fn problem(id: &str, refused: Refused) -> Problem {
-    let dead = LetterState::Dead;
+    let dead = LetterState::Dead.as_str();
     match refused {
         Refused::Unknown => unknown(id),
         Refused::Conflict(state) => Problem::conflict(
-            state,
+            state.as_str(),
             format!("the letter `{id}` is {}; {}", state.as_str(), next(state)),
         ),
         Refused::Target(PublishError::UnknownTarget(name)) => Problem::conflict(
@@ -209,7 +195,7 @@ fn problem(id: &str, refused: Refused) -> Problem {
             "{refused}. It may have been sent: its consumer can tell a second one by the message id"
         )),
         Refused::Away(_) => Problem::unavailable(format!("{refused}. Nothing was sent; try again later")),
-        Refused::Unrecorded(_) => Problem::unavailable(refused.to_string()),
+        Refused::Unrecorded(_) | Refused::Stopped => Problem::unavailable(refused.to_string()),
         Refused::Store(error) => error.into(),
     }
 }

@@ -1,0 +1,59 @@
+//! Parameters of lists: pages, and the words of a filter.
+
+use axum::extract::Query;
+use axum::extract::rejection::QueryRejection;
+
+use super::super::{Api, Problem};
+use crate::dlq::filter::{self, Fault};
+use crate::store::LetterFilter;
+
+/// As they stand in the query.
+pub(in crate::http) type Words = Vec<(String, String)>;
+
+const DEFAULT_LIMIT: usize = 50;
+const MAX_LIMIT: usize = 1000;
+
+pub(super) fn words(query: Result<Query<Words>, QueryRejection>) -> Result<Words, Problem> {
+    query
+        .map(|Query(words)| words)
+        .map_err(|rejection| Problem::bad_request(rejection.body_text()))
+}
+
+pub(super) fn filter(words: &Words, api: &Api) -> Result<LetterFilter, Problem> {
+    let pairs = words.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    Ok(filter::read(pairs, api.clock.now_ms())?)
+}
+
+/// Takes it out of the words. Given twice, the second one stays there and is refused.
+pub(super) fn take(words: &mut Words, name: &str) -> Option<String> {
+    let at = words.iter().position(|(found, _)| found == name)?;
+    Some(words.remove(at).1)
+}
+
+pub(super) fn number(words: &mut Words, name: &str) -> Result<Option<usize>, Problem> {
+    take(words, name)
+        .map(|value| {
+            value.parse().map_err(|_| {
+                let stray = value.chars().position(|c| !c.is_ascii_digit());
+                Fault::new(name, stray.unwrap_or_default() + 1, "it is no whole number").into()
+            })
+        })
+        .transpose()
+}
+
+pub(super) fn limit(words: &mut Words) -> Result<usize, Problem> {
+    let limit = number(words, "limit")?.unwrap_or(DEFAULT_LIMIT);
+    if (1..=MAX_LIMIT).contains(&limit) {
+        return Ok(limit);
+    }
+    let why = format!("{limit} is not within 1 and {MAX_LIMIT}; more come by `cursor`");
+    Err(Fault::new("limit", 1, why).into())
+}
+
+/// What is left means nothing here.
+pub(super) fn no_more(words: &Words, known: &str) -> Result<(), Problem> {
+    match words.first() {
+        None => Ok(()),
+        Some((name, _)) => Err(Fault::new(name, 1, format!("known here are {known}")).into()),
+    }
+}

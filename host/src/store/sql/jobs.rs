@@ -1,0 +1,582 @@
+//! Jobs over letters: their SQL, and the seam [`Jobs`].
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::QueryBuilder;
+
+use super::engine::{Connection, Row, failed};
+use super::op::{Done, Op as WriterOp};
+use super::row::{column, corrupt};
+use super::tally::Tally;
+use super::{Error, Store, change, int, letters, matching, small, uint};
+use crate::model::clock::duration_ms;
+use crate::model::{LetterState, UnixMs};
+use crate::store::{
+    Change, Changed, Ending, Job, JobResult, JobState, Jobs, LetterFilter, Member, Members, NewJob, Note,
+    Standing,
+};
+
+/// Letters of one job. Making one writes a row for each, in one transaction that everybody else waits for.
+const MAX_LETTERS: i64 = 1_000_000;
+/// Jobs that ended are kept, with their results, until there are more than this.
+const KEPT: i64 = 100;
+/// Rows in one answer.
+const MAX_PAGE: usize = 1000;
+
+pub(super) enum Op {
+    Create(Box<NewJob>),
+    Take {
+        holder: String,
+        lease: Duration,
+    },
+    Renew {
+        job: i64,
+        holder: String,
+        lease: Duration,
+        trouble: Option<String>,
+    },
+    LetGo {
+        job: i64,
+        holder: String,
+    },
+    End {
+        job: i64,
+        holder: String,
+        failure: Option<String>,
+    },
+    Cancel(String),
+    Change {
+        member: Member,
+        letter: String,
+        change: Change,
+        note: Note,
+    },
+    Record {
+        member: Member,
+        ending: Ending,
+        why: Option<String>,
+    },
+}
+
+impl Op {
+    pub(super) async fn apply(
+        &self,
+        on: &mut Connection,
+        now: UnixMs,
+        tally: &mut Tally,
+    ) -> Result<Done, Error> {
+        match self {
+            Self::Create(job) => create(on, job, now).await.map(some),
+            Self::Take { holder, lease } => take(on, holder, *lease, now).await,
+            Self::Renew {
+                job,
+                holder,
+                lease,
+                trouble,
+            } => {
+                let until = int(now.saturating_add(duration_ms(*lease)));
+                let renewed = sqlx::query(
+                    "UPDATE redrive_jobs SET lease_until_ms = $3, trouble = $4
+                     WHERE seq = $1 AND state = 'running' AND holder = $2",
+                )
+                .bind(job)
+                .bind(holder)
+                .bind(until)
+                .bind(trouble)
+                .execute(on)
+                .await
+                .map_err(failed)?;
+                Ok(Done::Flag(renewed.rows_affected() > 0))
+            }
+            Self::LetGo { job, holder } => {
+                let let_go = sqlx::query(
+                    "UPDATE redrive_jobs SET holder = NULL, lease_until_ms = NULL WHERE seq = $1 AND holder = $2",
+                )
+                .bind(job)
+                .bind(holder)
+                .execute(on)
+                .await
+                .map_err(failed)?;
+                Ok(Done::Flag(let_go.rows_affected() > 0))
+            }
+            Self::End { job, holder, failure } => end(on, *job, holder, failure.as_deref(), now).await,
+            Self::Cancel(id) => cancel(on, id, now).await,
+            Self::Change {
+                member,
+                letter,
+                change,
+                note,
+            } => change_member(on, member, (letter, change, note), now, tally)
+                .await
+                .map(Done::Changed),
+            Self::Record { member, ending, why } => result(on, member, *ending, why.as_deref(), now, tally)
+                .await
+                .map(Done::Flag),
+        }
+    }
+}
+
+fn some(job: Job) -> Done {
+    Done::Job(Some(Box::new(job)))
+}
+
+fn job(row: &Row) -> Result<Job, Error> {
+    let id: String = column(row, "id")?;
+    let time = |name: &str| Ok::<_, Error>(column::<Option<i64>>(row, name)?.map(uint));
+    Ok(Job {
+        number: uint(column(row, "seq")?),
+        action: letters::word(column(row, "action")?).ok_or_else(|| corrupt("the action", &id))?,
+        filter: column(row, "filter")?,
+        rate: column::<Option<i64>>(row, "rate")?.map(small),
+        force: column::<i64>(row, "force")? != 0,
+        reason: column(row, "reason")?,
+        actor: column(row, "actor")?,
+        state: letters::word(column(row, "state")?).ok_or_else(|| corrupt("the state", &id))?,
+        total: uint(column(row, "total")?),
+        done: uint(column(row, "done")?),
+        failed: uint(column(row, "failed")?),
+        skipped: uint(column(row, "skipped")?),
+        created_ms: uint(column(row, "created_ms")?),
+        started_ms: time("started_ms")?,
+        ended_ms: time("ended_ms")?,
+        trouble: column(row, "trouble")?,
+        id,
+    })
+}
+
+async fn create(on: &mut Connection, new: &NewJob, now: UnixMs) -> Result<Job, Error> {
+    forget_old(on).await?;
+    let seq: i64 = sqlx::query_scalar(
+        "INSERT INTO redrive_jobs (id, action, filter, rate, force, reason, actor, state, total, created_ms)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, 'pending', 0, $8) RETURNING seq",
+    )
+    .bind(&new.id)
+    .bind(new.action.as_str())
+    .bind(&new.filter)
+    .bind(new.rate.map(i64::from))
+    .bind(i64::from(new.force))
+    .bind(&new.reason)
+    .bind(&new.actor)
+    .bind(int(now))
+    .fetch_one(&mut *on)
+    .await
+    .map_err(failed)?;
+    let total = match &new.members {
+        Members::Matching(filter) => add_matching(on, seq, filter).await?,
+        Members::Ids(ids) => add_ids(on, seq, ids).await?,
+    };
+    // A job over nothing has nothing to wait for.
+    let row = sqlx::query(
+        "UPDATE redrive_jobs SET total = $2, state = CASE WHEN $2 = 0 THEN 'completed' ELSE state END,
+             ended_ms = CASE WHEN $2 = 0 THEN $3 ELSE NULL END
+         WHERE seq = $1 RETURNING *",
+    )
+    .bind(seq)
+    .bind(total)
+    .bind(int(now))
+    .fetch_one(on)
+    .await
+    .map_err(failed)?;
+    job(&row)
+}
+
+/// Of the job that ended first, at each new one.
+async fn forget_old(on: &mut Connection) -> Result<(), Error> {
+    let old: Option<i64> = sqlx::query_scalar(
+        "SELECT seq FROM redrive_jobs WHERE state NOT IN ('pending', 'running') ORDER BY seq DESC LIMIT 1 OFFSET $1",
+    )
+    .bind(KEPT - 1)
+    .fetch_optional(&mut *on)
+    .await
+    .map_err(failed)?;
+    let Some(old) = old else { return Ok(()) };
+    for statement in [
+        "DELETE FROM redrive_members WHERE job = $1",
+        "DELETE FROM redrive_jobs WHERE seq = $1",
+    ] {
+        sqlx::query(statement)
+            .bind(old)
+            .execute(&mut *on)
+            .await
+            .map_err(failed)?;
+    }
+    Ok(())
+}
+
+async fn add_matching(on: &mut Connection, job: i64, filter: &LetterFilter) -> Result<i64, Error> {
+    let filter = LetterFilter {
+        state: Some(LetterState::Dead),
+        open: true,
+        ..filter.clone()
+    };
+    let mut query = QueryBuilder::new("INSERT INTO redrive_members (job, place, letter) SELECT ");
+    query.push_bind(job);
+    query.push(", ROW_NUMBER() OVER (ORDER BY first_failure_ms, id), id FROM dead_letters");
+    matching::letters(&mut query, &filter);
+    // One more than may be tells that there are more.
+    query.push(" LIMIT ").push_bind(MAX_LETTERS + 1);
+    let added = query.build().execute(on).await.map_err(failed)?.rows_affected();
+    let added = i64::try_from(added).unwrap_or(i64::MAX);
+    if added > MAX_LETTERS {
+        return Err(Error::Invalid(format!(
+            "more than {MAX_LETTERS} letters match, which is the most that one job takes; narrow the filter, for example with `until`"
+        )));
+    }
+    Ok(added)
+}
+
+async fn add_ids(on: &mut Connection, job: i64, ids: &[String]) -> Result<i64, Error> {
+    let mut found: Vec<(i64, &String)> = Vec::with_capacity(ids.len());
+    for id in ids {
+        let first: Option<i64> =
+            sqlx::query_scalar("SELECT first_failure_ms FROM dead_letters WHERE id = $1")
+                .bind(id)
+                .fetch_optional(&mut *on)
+                .await
+                .map_err(failed)?;
+        let first = first.ok_or_else(|| Error::Invalid(format!("there is no dead letter `{id}`")))?;
+        found.push((first, id));
+    }
+    found.sort_unstable();
+    found.dedup();
+    let mut place = 0;
+    for (_, id) in found {
+        place += 1;
+        sqlx::query("INSERT INTO redrive_members (job, place, letter) VALUES ($1, $2, $3)")
+            .bind(job)
+            .bind(place)
+            .bind(id)
+            .execute(&mut *on)
+            .await
+            .map_err(failed)?;
+    }
+    Ok(place)
+}
+
+async fn take(on: &mut Connection, holder: &str, lease: Duration, now: UnixMs) -> Result<Done, Error> {
+    // Said twice, so that of two hosts that look at the same time the second one finds that it is taken.
+    let row = sqlx::query(
+        "UPDATE redrive_jobs SET state = 'running', holder = $1, lease_until_ms = $2,
+             started_ms = COALESCE(started_ms, $3)
+         WHERE seq = (SELECT j.seq FROM redrive_jobs j
+                      WHERE j.state = 'pending'
+                         OR (j.state = 'running' AND (j.lease_until_ms IS NULL OR j.lease_until_ms <= $3))
+                      ORDER BY j.seq LIMIT 1)
+           AND (state = 'pending' OR (state = 'running' AND (lease_until_ms IS NULL OR lease_until_ms <= $3)))
+         RETURNING *",
+    )
+    .bind(holder)
+    .bind(int(now.saturating_add(duration_ms(lease))))
+    .bind(int(now))
+    .fetch_optional(on)
+    .await
+    .map_err(failed)?;
+    let job = row.as_ref().map(job).transpose()?;
+    Ok(Done::Job(job.map(Box::new)))
+}
+
+async fn end(
+    on: &mut Connection,
+    job: i64,
+    holder: &str,
+    failure: Option<&str>,
+    now: UnixMs,
+) -> Result<Done, Error> {
+    let state = match failure {
+        None => JobState::Completed,
+        Some(_) => JobState::Failed,
+    };
+    let ended = sqlx::query(
+        "UPDATE redrive_jobs SET state = $3, ended_ms = $4, trouble = $5, holder = NULL, lease_until_ms = NULL
+         WHERE seq = $1 AND state = 'running' AND holder = $2",
+    )
+    .bind(job)
+    .bind(holder)
+    .bind(state.as_str())
+    .bind(int(now))
+    .bind(failure)
+    .execute(on)
+    .await
+    .map_err(failed)?;
+    Ok(Done::Flag(ended.rows_affected() > 0))
+}
+
+async fn cancel(on: &mut Connection, id: &str, now: UnixMs) -> Result<Done, Error> {
+    sqlx::query(
+        "UPDATE redrive_jobs SET state = 'cancelled', ended_ms = $2, holder = NULL, lease_until_ms = NULL,
+             trouble = NULL
+         WHERE id = $1 AND state IN ('pending', 'running')",
+    )
+    .bind(id)
+    .bind(int(now))
+    .execute(&mut *on)
+    .await
+    .map_err(failed)?;
+    let row = sqlx::query("SELECT * FROM redrive_jobs WHERE id = $1")
+        .bind(id)
+        .fetch_optional(on)
+        .await
+        .map_err(failed)?;
+    let job = row.as_ref().map(job).transpose()?;
+    Ok(Done::Job(job.map(Box::new)))
+}
+
+async fn change_member(
+    on: &mut Connection,
+    member: &Member,
+    (letter, change, note): (&str, &Change, &Note),
+    now: UnixMs,
+    tally: &mut Tally,
+) -> Result<Changed, Error> {
+    let begins = matches!(change, Change::Claim { .. } | Change::Discard);
+    if begins && !is_ours(on, member).await? {
+        return Ok(Changed::Stopped);
+    }
+    let changed = change::change(on, letter, change, note, now, tally).await?;
+    let ending = match (change, &changed) {
+        (Change::Discard, Changed::Done(_)) => Some(Ending::Discarded),
+        (Change::Sent { .. }, Changed::Done(_)) => Some(Ending::Sent),
+        // Its queue has it. It was so quick that its letter is dead again, and is not to be sent a second time.
+        (Change::Sent { park: None, .. }, Changed::Conflict(_)) => Some(Ending::Sent),
+        _ => None,
+    };
+    if let Some(ending) = ending {
+        result(on, member, ending, None, now, tally).await?;
+    }
+    Ok(changed)
+}
+
+/// Does this host have the job still, and has the letter no result?
+async fn is_ours(on: &mut Connection, member: &Member) -> Result<bool, Error> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM redrive_jobs WHERE seq = $1 AND state = 'running' AND holder = $2)
+            AND EXISTS (SELECT 1 FROM redrive_members WHERE job = $1 AND place = $3 AND outcome IS NULL)",
+    )
+    .bind(int(member.job))
+    .bind(&member.holder)
+    .bind(int(member.place))
+    .fetch_one(on)
+    .await
+    .map_err(failed)
+}
+
+async fn result(
+    on: &mut Connection,
+    member: &Member,
+    ending: Ending,
+    why: Option<&str>,
+    now: UnixMs,
+    tally: &mut Tally,
+) -> Result<bool, Error> {
+    let job = int(member.job);
+    let set = sqlx::query(
+        "UPDATE redrive_members SET outcome = $3, why = $4, at_ms = $5
+         WHERE job = $1 AND place = $2 AND outcome IS NULL",
+    )
+    .bind(job)
+    .bind(int(member.place))
+    .bind(ending.as_str())
+    .bind(why)
+    .bind(int(now))
+    .execute(on)
+    .await
+    .map_err(failed)?;
+    let first = set.rows_affected() > 0;
+    if first {
+        tally.ended(job, ending);
+    }
+    Ok(first)
+}
+
+/// What an earlier run of this host had is to be taken again at once.
+pub(super) async fn let_all_go(on: &mut Connection) -> Result<(), Error> {
+    sqlx::query("UPDATE redrive_jobs SET holder = NULL, lease_until_ms = NULL WHERE state = 'running'")
+        .execute(on)
+        .await
+        .map_err(failed)?;
+    Ok(())
+}
+
+fn page(limit: usize) -> i64 {
+    i64::try_from(limit.clamp(1, MAX_PAGE + 1)).unwrap_or(i64::MAX)
+}
+
+/// Places begin with 1.
+fn behind(after: Option<u64>) -> i64 {
+    after.map_or(0, int)
+}
+
+impl Store {
+    async fn job_op(&self, op: Op) -> Result<Option<Job>, Error> {
+        match self.write(WriterOp::Job(op)).await? {
+            Done::Job(job) => Ok(job.map(|job| *job)),
+            _ => Ok(None),
+        }
+    }
+
+    async fn flag_op(&self, op: Op) -> Result<bool, Error> {
+        let done = self.write(WriterOp::Job(op)).await?;
+        Ok(matches!(done, Done::Flag(true)))
+    }
+}
+
+#[async_trait]
+impl Jobs for Store {
+    async fn create(&self, job: NewJob) -> Result<Job, Error> {
+        let made = self.job_op(Op::Create(Box::new(job))).await?;
+        made.ok_or_else(|| Error::Storage("the job was not made".to_owned()))
+    }
+
+    async fn job(&self, id: &str) -> Result<Option<Job>, Error> {
+        sqlx::query("SELECT * FROM redrive_jobs WHERE id = $1")
+            .bind(id)
+            .fetch_optional(self.readers())
+            .await
+            .map_err(failed)?
+            .as_ref()
+            .map(job)
+            .transpose()
+    }
+
+    async fn jobs(&self, limit: usize) -> Result<Vec<Job>, Error> {
+        let rows = sqlx::query("SELECT * FROM redrive_jobs ORDER BY seq DESC LIMIT $1")
+            .bind(page(limit))
+            .fetch_all(self.readers())
+            .await
+            .map_err(failed)?;
+        rows.iter().map(job).collect()
+    }
+
+    async fn results(
+        &self,
+        job: u64,
+        after: Option<u64>,
+        ending: Option<Ending>,
+        limit: usize,
+    ) -> Result<Vec<JobResult>, Error> {
+        let mut query =
+            QueryBuilder::new("SELECT place, letter, outcome, why, at_ms FROM redrive_members WHERE job = ");
+        query
+            .push_bind(int(job))
+            .push(" AND place > ")
+            .push_bind(behind(after));
+        if let Some(ending) = ending {
+            query.push(" AND outcome = ").push_bind(ending.as_str());
+        }
+        query.push(" ORDER BY place LIMIT ").push_bind(page(limit));
+        let rows = query.build().fetch_all(self.readers()).await.map_err(failed)?;
+        rows.iter()
+            .map(|row| {
+                let letter: String = column(row, "letter")?;
+                let ending = column::<Option<String>>(row, "outcome")?
+                    .map(|text| letters::word(&text).ok_or_else(|| corrupt("the result", &letter)))
+                    .transpose()?;
+                Ok(JobResult {
+                    place: uint(column(row, "place")?),
+                    ending,
+                    why: column(row, "why")?,
+                    at_ms: column::<Option<i64>>(row, "at_ms")?.map(uint),
+                    letter,
+                })
+            })
+            .collect()
+    }
+
+    async fn take(&self, holder: &str, lease: Duration) -> Result<Option<Job>, Error> {
+        let now = self.inner.clock.now_ms();
+        // Asked often, and nearly always for nothing.
+        let any: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM redrive_jobs WHERE state = 'pending'
+                 OR (state = 'running' AND (lease_until_ms IS NULL OR lease_until_ms <= $1)))",
+        )
+        .bind(int(now))
+        .fetch_one(self.readers())
+        .await
+        .map_err(failed)?;
+        if !any {
+            return Ok(None);
+        }
+        let holder = holder.to_owned();
+        self.job_op(Op::Take { holder, lease }).await
+    }
+
+    async fn renew(
+        &self,
+        job: u64,
+        holder: &str,
+        lease: Duration,
+        trouble: Option<String>,
+    ) -> Result<bool, Error> {
+        let (job, holder) = (int(job), holder.to_owned());
+        self.flag_op(Op::Renew {
+            job,
+            holder,
+            lease,
+            trouble,
+        })
+        .await
+    }
+
+    async fn let_go(&self, job: u64, holder: &str) -> Result<(), Error> {
+        let (job, holder) = (int(job), holder.to_owned());
+        self.flag_op(Op::LetGo { job, holder }).await.map(drop)
+    }
+
+    async fn end(&self, job: u64, holder: &str, failure: Option<String>) -> Result<bool, Error> {
+        let (job, holder) = (int(job), holder.to_owned());
+        self.flag_op(Op::End { job, holder, failure }).await
+    }
+
+    async fn cancel(&self, id: &str) -> Result<Option<Job>, Error> {
+        self.job_op(Op::Cancel(id.to_owned())).await
+    }
+
+    async fn standing(&self, job: u64, after: Option<u64>, limit: usize) -> Result<Vec<Standing>, Error> {
+        let rows = sqlx::query(
+            "SELECT m.place, m.letter, d.* FROM redrive_members m LEFT JOIN dead_letters d ON d.id = m.letter
+             WHERE m.job = $1 AND m.place > $2 AND m.outcome IS NULL ORDER BY m.place LIMIT $3",
+        )
+        .bind(int(job))
+        .bind(behind(after))
+        .bind(page(limit))
+        .fetch_all(self.readers())
+        .await
+        .map_err(failed)?;
+        rows.iter()
+            .map(|row| {
+                let there = column::<Option<String>>(row, "id")?.is_some();
+                Ok(Standing {
+                    place: uint(column(row, "place")?),
+                    id: column(row, "letter")?,
+                    // What somebody's hand made unreadable must not hold up the others.
+                    letter: there.then(|| letters::letter(row).ok()).flatten(),
+                })
+            })
+            .collect()
+    }
+
+    async fn change_member(
+        &self,
+        member: &Member,
+        letter: &str,
+        change: Change,
+        note: Note,
+    ) -> Result<Changed, Error> {
+        let op = Op::Change {
+            member: member.clone(),
+            letter: letter.to_owned(),
+            change,
+            note,
+        };
+        match self.write(WriterOp::Job(op)).await? {
+            Done::Changed(changed) => Ok(changed),
+            _ => Ok(Changed::Unknown),
+        }
+    }
+
+    async fn record(&self, member: &Member, ending: Ending, why: Option<String>) -> Result<bool, Error> {
+        let member = member.clone();
+        self.flag_op(Op::Record { member, ending, why }).await
+    }
+}
