@@ -301,6 +301,7 @@ impl Version for Idle {
             .map(|_| Completion {
                 outcome: Outcome::Done,
                 outputs: Vec::new(),
+                withheld: None,
                 log: Vec::new(),
                 duration: Duration::ZERO,
             })

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -45,6 +46,8 @@ pub struct App {
     context: Arc<Context>,
     metrics: Arc<Metrics>,
     stale_config: Arc<ArcSwapOption<String>>,
+    /// `[dlq] edit`, as it is now.
+    dlq_edit: Arc<AtomicBool>,
     address: SocketAddr,
     /// Ends everything but dispatch, after it.
     tokens: Arc<ArcSwap<Tokens>>,
@@ -153,6 +156,7 @@ impl App {
             context,
             metrics,
             stale_config: Arc::new(ArcSwapOption::empty()),
+            dlq_edit: Arc::new(AtomicBool::new(settings.dlq_edit)),
             address,
             tokens: Arc::new(ArcSwap::from_pointee(tokens)),
             stop: CancellationToken::new(),
@@ -183,6 +187,7 @@ impl App {
             brokers: self.brokers.clone(),
             targets: self.context.targets.clone(),
             plugins: Arc::new(self.runtime.clone()),
+            candidates: Arc::new(self.runtime.clone()),
             letters: Arc::new(self.store.clone()),
             redrive,
             jobs: Arc::new(self.store.clone()),
@@ -197,10 +202,13 @@ impl App {
             gate: Gate::default(),
             audit: Arc::new(self.store.clone()),
             stale_config: Arc::clone(&self.stale_config),
+            dlq_edit: Arc::clone(&self.dlq_edit),
+            rehearsing: dlq::rehearse::Turn::default(),
             messaging: settings.host.messaging,
             // The envelope around the payload: names, ids, headers, base64 of a binary payload.
             body_limit: settings.limits.message_bytes.saturating_mul(4) / 3 + 64 * 1024,
             message_limit: settings.limits.message_bytes,
+            wasm_limit: usize::try_from(settings.limits.wasm_bytes).unwrap_or(usize::MAX),
             stopping: self.stopping.clone(),
         });
         tasks.spawn(Kind::Http, http::serve(listener, api, self.stop.clone()));

@@ -89,6 +89,8 @@ codes! {
     HTTP_FORBIDDEN = 508;
     /// More requests than the host takes.
     HTTP_TOO_MANY = 509;
+    /// The configuration does not allow it.
+    HTTP_SWITCHED_OFF = 511;
     /// The running host does not answer.
     CLI_UNREACHABLE = 601;
     /// A file on the command line cannot be used.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use super::{App, capabilities, tokens};
@@ -99,6 +100,7 @@ impl App {
                 "the configuration has no token any more, and other machines reach the API: the old tokens stay; listen on 127.0.0.1 and start the host again to do without (HX0506)"
             );
         }
+        self.dlq_edit.store(settings.dlq_edit, Ordering::Relaxed);
         if settings.host.messaging {
             self.dispatcher.apply(&settings, &self.brokers);
         }

@@ -29,6 +29,7 @@ pub fn text() -> String {
         ("host", fields_of::<raw::Host>()),
         ("messaging", fields_of::<raw::Messaging>()),
         ("limits", fields_of::<raw::Limits>()),
+        ("dlq", fields_of::<raw::Dlq>()),
     ] {
         section(
             &mut out,

@@ -24,6 +24,8 @@ pub struct Settings {
     pub routes: Vec<Route>,
     pub plugins: BTreeMap<String, Plugin>,
     pub unrouted: Unrouted,
+    /// A changed copy of a dead letter may be sent.
+    pub dlq_edit: bool,
     /// Wire format of what the host publishes.
     pub formats: Formats,
     /// config/topology.toml.

@@ -337,7 +337,7 @@ impl Intake<'_> {
     }
 }
 
-fn over_limit(
+pub(super) fn over_limit(
     raw: &crate::model::RawMessage,
     limits: &crate::config::valid::Limits,
 ) -> Option<(FailureClass, Malformed)> {

@@ -15,6 +15,7 @@ mod item;
 pub mod lanes;
 mod letter;
 mod park;
+pub mod rehearse;
 mod run;
 mod runner;
 mod schedule;

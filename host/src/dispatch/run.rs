@@ -16,7 +16,7 @@ use crate::broker::{self, Receipt};
 use crate::config::valid::Route;
 use crate::guest::{Completion, Invocation, Version};
 use crate::model::clock::duration_ms;
-use crate::model::{Attempt, DeadLetter, Failure, FailureClass, Outcome, Outgoing, Verdict};
+use crate::model::{Attempt, DeadLetter, Envelope, Failure, FailureClass, Outcome, Outgoing, Verdict};
 use crate::planted::{self, Bug};
 use crate::retry;
 
@@ -104,6 +104,18 @@ fn paced(route: &Route) -> usize {
     })
 }
 
+/// How a route has a message run.
+pub(super) fn invocation<'a>(route: &'a Route, envelope: &'a Envelope, attempt: u32) -> Invocation<'a> {
+    Invocation {
+        envelope,
+        attempt,
+        max_attempts: route.retry.max_retries.saturating_add(1),
+        timeout: route.timeout,
+        headers: Some(&route.headers),
+        fresh: route.fresh_instance,
+    }
+}
+
 struct Batch<'a> {
     runner: &'a Arc<Runner>,
     route: &'a Arc<Route>,
@@ -161,14 +173,7 @@ impl Batch<'_> {
         }
         let invocations: Vec<Invocation<'_>> = starting
             .iter()
-            .map(|(item, _)| Invocation {
-                envelope: &item.envelope,
-                attempt: item.attempt,
-                max_attempts: self.route.retry.max_retries.saturating_add(1),
-                timeout: self.route.timeout,
-                headers: Some(&self.route.headers),
-                fresh: self.route.fresh_instance,
-            })
+            .map(|(item, _)| invocation(self.route, &item.envelope, item.attempt))
             .collect();
         let mut completions = self.version.call(&invocations).await;
         drop(invocations);
@@ -193,6 +198,7 @@ impl Batch<'_> {
                     failure: Failure::coded("trap.results", "no result for this message"),
                 },
                 outputs: Vec::new(),
+                withheld: None,
                 log: Vec::new(),
                 duration: Duration::ZERO,
             });
@@ -230,6 +236,8 @@ impl Batch<'_> {
             outputs,
             mut log,
             duration,
+            // Withheld is what a rehearsal runs.
+            ..
         } = completion;
         // Those that are done were counted together.
         if outcome != Outcome::Done {

@@ -16,7 +16,7 @@ use crate::telemetry::logs::printable;
 use crate::telemetry::metrics::DLQ;
 
 /// How long a claim holds: longer than everything below together.
-const LEASE: Duration = Duration::from_secs(120);
+pub(super) const LEASE: Duration = Duration::from_secs(120);
 /// For the broker's confirm. Shorter than an HTTP request may take.
 const CONFIRM: Duration = Duration::from_secs(40);
 /// The last change is tried again after these, while the store has a bad time.
@@ -60,6 +60,9 @@ pub enum Refused {
     /// Not now.
     #[error("{0}; the letter is dead again")]
     Away(PublishError),
+    /// The changed message cannot be sent, and why.
+    #[error(transparent)]
+    Edit(#[from] super::edit::Fault),
     /// Sent, and the store could not write that down.
     #[error(
         "it was sent, but that could not be recorded: {0}; the letter will show as dead again, though it was sent"
@@ -91,7 +94,7 @@ impl Behalf {
         }
     }
 
-    fn note(&self, action: &'static str, reason: Option<String>) -> Note {
+    pub(super) fn note(&self, action: &'static str, reason: Option<String>) -> Note {
         Note {
             actor: self.actor.clone(),
             action: action.into(),
@@ -186,7 +189,15 @@ impl Redrive {
     }
 
     fn plan(&self, letter: &DeadLetter) -> Result<Target, Refused> {
-        match plan::plan(letter, |route| self.routes.has(route), self.clock.now_ms())? {
+        self.target(plan::plan(
+            letter,
+            |route| self.routes.has(route),
+            self.clock.now_ms(),
+        )?)
+    }
+
+    pub(super) fn target(&self, plan: Plan) -> Result<Target, Refused> {
+        match plan {
             Plan::Route(parked) => Ok(Target::Route(parked)),
             Plan::Queue(raw) => {
                 let broker = &raw.origin.broker;
@@ -240,7 +251,7 @@ impl Redrive {
         }
     }
 
-    async fn give_back(&self, id: &str, behalf: &Behalf, holder: String, why: &Refused) {
+    pub(super) async fn give_back(&self, id: &str, behalf: &Behalf, holder: String, why: &Refused) {
         let change = Change::GiveBack { holder };
         let note = behalf.note("not sent", Some(why.to_string()));
         if let Err(error) = self.persist(behalf, id, &change, &note).await {
@@ -248,7 +259,7 @@ impl Redrive {
         }
     }
 
-    async fn persist(
+    pub(super) async fn persist(
         &self,
         behalf: &Behalf,
         id: &str,
@@ -265,12 +276,12 @@ impl Redrive {
     }
 }
 
-enum Target {
+pub(super) enum Target {
     Queue(Arc<dyn Publisher>, Box<RawMessage>),
     Route(Box<Parked>),
 }
 
-async fn publish(publisher: &dyn Publisher, raw: RawMessage) -> Result<(), Refused> {
+pub(super) async fn publish(publisher: &dyn Publisher, raw: RawMessage) -> Result<(), Refused> {
     let late = |_| Err(PublishError::Unknown(format!("none within {CONFIRM:?}")));
     let confirmed = tokio::time::timeout(CONFIRM, publisher.put_back(raw)).await;
     match confirmed.unwrap_or_else(late) {

@@ -152,6 +152,7 @@ impl Loaded {
             said,
             staged,
             denied,
+            withheld,
             log,
         } = ended;
         let outcome = match said {
@@ -165,7 +166,10 @@ impl Loaded {
             Err(fault) => trap::outcome(fault, &log, invocation.timeout),
         };
         let outputs = staged.into_iter().map(|(_, output)| output).collect();
-        complete(outcome, outputs, denied.as_ref(), lines(log), started.elapsed())
+        Completion {
+            withheld,
+            ..complete(outcome, outputs, denied.as_ref(), lines(log), started.elapsed())
+        }
     }
 
     /// None: the batch trapped or took too long.
@@ -176,6 +180,7 @@ impl Loaded {
             said,
             staged,
             denied,
+            withheld,
             log,
         } = instance.run(entry, batch, limit, self.pool.mould.speaks).await;
         let said = match said {
@@ -208,7 +213,10 @@ impl Loaded {
             .map(|(place, (said, outputs))| {
                 let wants = if failed { said != Said::Ok } else { place == 0 };
                 let log = if wants { log.clone() } else { Vec::new() };
-                complete(outcome(said), outputs, denied.as_ref(), log, share)
+                Completion {
+                    withheld: withheld.clone(),
+                    ..complete(outcome(said), outputs, denied.as_ref(), log, share)
+                }
             });
         Some(completions.collect())
     }
@@ -310,6 +318,7 @@ fn complete(
     Completion {
         outcome,
         outputs,
+        withheld: None,
         log,
         duration,
     }
@@ -356,6 +365,7 @@ fn refused(code: &str, reason: &str) -> Completion {
     Completion {
         outcome,
         outputs: Vec::new(),
+        withheld: None,
         log: Vec::new(),
         duration: Duration::ZERO,
     }

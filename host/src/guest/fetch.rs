@@ -58,21 +58,37 @@ pub(super) enum Failure {
     Timeout,
     Connection(String),
     TooLarge(u64),
+    /// It may, but nobody is asked while this is a rehearsal: `host:port`.
+    Withheld(String),
 }
+
+/// What a guest is told whose request was withheld.
+pub(super) const WITHHELD: &str = "not carried out: this is a rehearsal";
 
 /// Two clients, since the address policy sits in the resolver: connections are made to the addresses it checked.
 pub(super) struct Client {
     public: OnceLock<Result<reqwest::Client, String>>,
     private: OnceLock<Result<reqwest::Client, String>>,
+    /// Requests are looked at and not sent.
+    withholds: bool,
 }
 
 impl Client {
+    /// For versions that serve nobody: grants are checked, and nothing is looked up or connected to.
+    pub(super) fn withholding() -> Self {
+        Self {
+            withholds: true,
+            ..Self::new()
+        }
+    }
+
     pub(super) fn new() -> Self {
         // Two providers may be linked; rustls panics unless one is chosen. A second choice changes nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Self {
             public: OnceLock::new(),
             private: OnceLock::new(),
+            withholds: false,
         }
     }
 
@@ -86,6 +102,10 @@ impl Client {
     /// Sends a request when the plugin may.
     pub(super) async fn exchange(&self, plugin: &Plugin, request: Request) -> Result<Response, Failure> {
         let host = permit(plugin, &request.url)?;
+        if self.withholds {
+            let port = request.url.port_or_known_default().unwrap_or_default();
+            return Err(Failure::Withheld(log::brief(&format!("{host}:{port}"), 300)));
+        }
         let until = tokio::time::Instant::from_std(request.until);
         let answer = self.answer(plugin, &host, request);
         tokio::time::timeout_at(until, answer)
@@ -263,6 +283,10 @@ impl wit::Host for Sandbox {
             Err(Failure::Timeout) => Err(wit::FetchError::Timeout),
             Err(Failure::Connection(why)) => Err(wit::FetchError::Connection(why)),
             Err(Failure::TooLarge(limit)) => Err(wit::FetchError::TooLarge(limit)),
+            Err(Failure::Withheld(place)) => {
+                self.call.withheld.record(place);
+                Err(wit::FetchError::Connection(WITHHELD.into()))
+            }
         }
     }
 }

@@ -96,6 +96,8 @@ pub(super) struct Ended {
     pub(super) said: Result<Vec<packed::Said>, Fault>,
     pub(super) staged: Vec<(usize, Outgoing)>,
     pub(super) denied: Option<super::grants::Denial>,
+    /// Where it wanted to and did not get, in a rehearsal.
+    pub(super) withheld: Option<String>,
     pub(super) log: Vec<(Stream, String)>,
 }
 
@@ -222,6 +224,7 @@ impl Instance {
             said,
             staged: std::mem::take(&mut sandbox.call.staged),
             denied: sandbox.call.denied.take(),
+            withheld: sandbox.call.withheld.take(),
             log: sandbox.log.take(),
         }
     }

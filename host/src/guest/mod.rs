@@ -69,6 +69,21 @@ pub trait Version: Send + Sync {
     async fn call(&self, batch: &[Invocation<'_>]) -> Vec<Completion>;
 }
 
+/// Versions that serve nobody: messages are run on them to see what would happen.
+#[async_trait]
+pub trait Candidates: Send + Sync {
+    /// `component` under the grants and limits that `plugin` has now; without one a twin of the version that serves. What it
+    /// publishes is held as ever and up to the caller, what it fetches is withheld, what it prints is not in the log. It has
+    /// instances of its own, [`CANDIDATE_INSTANCES`] at most, and is gone with its last user.
+    ///
+    /// # Errors
+    /// Why the host would refuse the component; there is no such plugin, or no version of it serves.
+    async fn candidate(&self, plugin: &str, component: Option<Vec<u8>>) -> Result<Arc<dyn Version>, Error>;
+}
+
+/// Taken from the room that the engine keeps beside the instances that serve.
+pub const CANDIDATE_INSTANCES: usize = 2;
+
 /// One message and what the handler may know about its delivery.
 #[derive(Debug, Clone, Copy)]
 pub struct Invocation<'a> {
@@ -89,6 +104,9 @@ pub struct Completion {
     pub outcome: Outcome,
     /// Held until the outcome is `Done`; empty otherwise. Ids, time, trace and `helix-*` stamps are filled in.
     pub outputs: Vec<Outgoing>,
+    /// Only in a rehearsal ([`Candidates`]): the place, `host:port`, that it wanted to reach and did not. What would have come
+    /// of it nobody knows.
+    pub withheld: Option<String>,
     /// The end of what the guest wrote to stdout and stderr during this call, control characters escaped.
     pub log: Vec<String>,
     pub duration: Duration,

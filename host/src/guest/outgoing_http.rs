@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use super::fetch::{self, Failure};
-use super::sandbox::{Denied, Services};
+use super::sandbox::{Denied, Services, Withheld};
 use crate::config::valid::Plugin;
 use crate::model::TraceContext;
 
@@ -16,16 +16,23 @@ pub(super) struct OutgoingHttp {
     plugin: Arc<Plugin>,
     services: Arc<Services>,
     denied: Denied,
+    withheld: Withheld,
     deadline: Instant,
     trace: Option<TraceContext>,
 }
 
 impl OutgoingHttp {
-    pub(super) fn new(plugin: Arc<Plugin>, services: Arc<Services>, denied: Denied) -> Self {
+    pub(super) fn new(
+        plugin: Arc<Plugin>,
+        services: Arc<Services>,
+        denied: Denied,
+        withheld: Withheld,
+    ) -> Self {
         Self {
             plugin,
             services,
             denied,
+            withheld,
             deadline: Instant::now(),
             trace: None,
         }
@@ -50,6 +57,7 @@ impl WasiHttpHooks for OutgoingHttp {
         let plugin = self.plugin.clone();
         let services = self.services.clone();
         let denied = self.denied.clone();
+        let withheld = self.withheld.clone();
         let trace = self.trace.clone();
         let mut until = self.deadline.min(Instant::now() + plugin.fetch_timeout);
         if let Some(wanted) = options.and_then(|o| o.first_byte_timeout) {
@@ -61,6 +69,10 @@ impl WasiHttpHooks for OutgoingHttp {
                 Err(Failure::Denied(denial)) => {
                     denied.record(&denial);
                     Err(Error::HttpRequestDenied)
+                }
+                Err(Failure::Withheld(place)) => {
+                    withheld.record(place);
+                    Err(Error::ConnectionRefused)
                 }
                 Err(Failure::Invalid(_)) => Err(Error::HttpRequestUriInvalid),
                 Err(Failure::Timeout) => Err(Error::ConnectionTimeout),

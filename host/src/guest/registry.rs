@@ -1,5 +1,7 @@
 //! All plugins of this host: which version serves, what is known about the file on disk, and how one replaces the other.
 
+mod candidate;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -359,31 +361,54 @@ impl Inner {
     }
 
     async fn load(&self, entry: &Entry, source: Source) -> Result<Loaded, Error> {
+        let (mould, imports) = self
+            .mould(source, entry.gate.load_full(), self.services.clone())
+            .await?;
+        self.start(mould, imports, &entry.name, entry.settings.clone())
+            .await
+    }
+
+    /// Compiled and checked: what instances are made from, and the interfaces it imports.
+    async fn mould(
+        &self,
+        source: Source,
+        gate: Arc<Gate>,
+        services: Arc<Services>,
+    ) -> Result<(Mould, Vec<String>), Error> {
         let digest = source.digest;
         let component = self.compiler.compile(&self.engine.engine, source).await?;
         let checked = component::check(&self.linker, &component)?;
         let imports = |name: &str| checked.imports.iter().any(|import| import.starts_with(name));
         let reaches_out = imports("helix:messaging/fetch@") || imports("wasi:http/outgoing-handler@");
         let speaks = reaches_out || imports("helix:messaging/publisher@");
-        let exports = checked.indices.exports();
         let mould = Mould {
             pre: checked.pre,
             indices: checked.indices,
             digest,
-            services: self.services.clone(),
-            gate: entry.gate.load_full(),
+            services,
+            gate,
             speaks,
             reaches_out,
         };
-        // Tried before it serves; a sound one waits warm for the first message.
-        let first = Instance::start(&mould, entry.settings.load_full())
+        Ok((mould, checked.imports))
+    }
+
+    /// Tried before it serves; a sound one waits warm for the first message.
+    async fn start(
+        &self,
+        mould: Mould,
+        imports: Vec<String>,
+        name: &str,
+        settings: Arc<ArcSwap<Plugin>>,
+    ) -> Result<Loaded, Error> {
+        let first = Instance::start(&mould, settings.load_full())
             .await
-            .map_err(|fault| untried(&entry.name, fault))?;
+            .map_err(|fault| untried(name, fault))?;
         Ok(Loaded {
-            digest,
-            exports,
-            imports: checked.imports,
-            pool: Pool::new(mould, entry.settings.clone(), Some(first)),
+            digest: mould.digest,
+            exports: mould.indices.exports(),
+            imports,
+            pool: Pool::new(mould, settings, Some(first)),
             _engine: self.engine.clone(),
         })
     }

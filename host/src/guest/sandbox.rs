@@ -53,6 +53,7 @@ pub(super) struct Call {
     pub(super) inputs: Vec<Input>,
     pub(super) staged: Vec<(usize, Outgoing)>,
     pub(super) denied: Denied,
+    pub(super) withheld: Withheld,
 }
 
 /// The first refusal of a call. Shared with requests that run beside the guest.
@@ -66,6 +67,21 @@ impl Denied {
     }
 
     pub(super) fn take(&self) -> Option<Denial> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// The first place that a call wanted to reach during a rehearsal. Shared as [`Denied`] is.
+#[derive(Clone, Default)]
+pub(super) struct Withheld(Arc<Mutex<Option<String>>>);
+
+impl Withheld {
+    pub(super) fn record(&self, place: String) {
+        let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert(place);
+    }
+
+    pub(super) fn take(&self) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -108,11 +124,12 @@ impl Sandbox {
         let mut table = ResourceTable::new();
         table.set_max_capacity(plugin.handles);
         let denied = Denied::default();
+        let withheld = Withheld::default();
         Self {
             wasi: wasi.build(),
             table,
             http: WasiHttpCtx::new(),
-            hooks: OutgoingHttp::new(plugin.clone(), services.clone(), denied.clone()),
+            hooks: OutgoingHttp::new(plugin.clone(), services.clone(), denied.clone(), withheld.clone()),
             limits: Limits::new(&plugin),
             log,
             plugin,
@@ -124,6 +141,7 @@ impl Sandbox {
                 inputs: Vec::new(),
                 staged: Vec::new(),
                 denied,
+                withheld,
             },
         }
     }

@@ -3,16 +3,19 @@
 pub mod audit;
 mod auth;
 mod dlq;
+mod edit;
 mod gate;
 mod health;
 mod plugins;
 mod problem;
 mod publish;
+mod rehearse;
 mod replay;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -30,7 +33,8 @@ pub use problem::Problem;
 use crate::broker::Broker;
 use crate::dispatch::{Dispatcher, Targets};
 use crate::dlq::Redrive;
-use crate::guest::Plugins;
+use crate::dlq::rehearse::Turn;
+use crate::guest::{Candidates, Plugins};
 use crate::model::{Clock, Ids};
 use crate::replay::Desk;
 use crate::store::{Audit, DeadLetters, Jobs, Retries};
@@ -41,6 +45,7 @@ pub struct Api {
     pub brokers: HashMap<Arc<str>, Arc<dyn Broker>>,
     pub targets: Targets,
     pub plugins: Arc<dyn Plugins>,
+    pub candidates: Arc<dyn Candidates>,
     pub letters: Arc<dyn DeadLetters>,
     pub redrive: Arc<Redrive>,
     pub jobs: Arc<dyn Jobs>,
@@ -58,11 +63,16 @@ pub struct Api {
     pub audit: Arc<dyn Audit>,
     /// The last configuration that was refused, and why; none when the newest one serves.
     pub stale_config: Arc<arc_swap::ArcSwapOption<String>>,
+    /// `[dlq] edit`, as it is now.
+    pub dlq_edit: Arc<AtomicBool>,
+    pub rehearsing: Turn,
     pub messaging: bool,
     /// Payload and envelope together.
     pub body_limit: usize,
     /// What intake would refuse is refused here already.
     pub message_limit: usize,
+    /// Of a component that somebody brings.
+    pub wasm_limit: usize,
     /// Cancelled while draining: `/readyz` says 503.
     pub stopping: CancellationToken,
 }
@@ -88,6 +98,10 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/messaging/events/{topic}", post(publish::event))
         .route("/v1/messaging/dlq/jobs", post(dlq::create))
         .route("/v1/messaging/dlq/jobs/{id}", delete(dlq::cancel))
+        .route(
+            "/v1/messaging/dlq/rehearse",
+            post(rehearse::run).layer(DefaultBodyLimit::max(api.wasm_limit)),
+        )
         .route("/v1/messaging/dlq/{id}", delete(dlq::discard))
         .route("/v1/messaging/dlq/{id}/reprocess", post(dlq::reprocess))
         .route("/v1/messaging/dlq/{id}/discard", delete(dlq::discard))
@@ -95,6 +109,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/messaging/replay/{id}", delete(replay::cancel))
         .route_layer(from_fn_with_state(Arc::clone(&api), auth::require_operator));
     let admin = Router::new()
+        .route("/v1/messaging/dlq/{id}/edit", post(edit::edit))
         .route("/v1/messaging/audit", get(audit::list))
         .route_layer(from_fn_with_state(Arc::clone(&api), auth::require_admin));
     let private = viewer

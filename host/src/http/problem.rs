@@ -37,16 +37,11 @@ impl Problem {
         }
     }
 
-    /// Understood, and not possible as asked.
-    pub fn unprocessable(code: Code, field: &'static str, detail: impl Into<String>) -> Self {
+    /// The same, and which field of the body is the reason.
+    pub fn in_field(self, field: &'static str) -> Self {
         Self {
             field: Some(field),
-            ..Self::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                code,
-                "It cannot be done as asked",
-                detail,
-            )
+            ..self
         }
     }
 
@@ -73,6 +68,25 @@ impl Problem {
                 detail,
             )
         }
+    }
+
+    /// Understood, and it cannot be done as asked.
+    pub fn unprocessable(code: Code, detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            code,
+            "It cannot be done as asked",
+            detail,
+        )
+    }
+
+    pub fn switched_off(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            error::HTTP_SWITCHED_OFF,
+            "The configuration does not allow it",
+            detail,
+        )
     }
 
     pub fn too_large(detail: impl Into<String>) -> Self {

@@ -91,7 +91,7 @@ fn problem(refused: Refused) -> Problem {
     match refused {
         Refused::Field(fault) => {
             let detail = printable(&fault.to_string());
-            Problem::unprocessable(error::REPLAY_REQUEST, fault.field, detail)
+            Problem::unprocessable(error::REPLAY_REQUEST, detail).in_field(fault.field)
         }
         Refused::Gone {
             topic,
@@ -102,12 +102,12 @@ fn problem(refused: Refused) -> Problem {
             let time = time.map_or_else(String::new, |at| format!(", of {}", rfc3339(at)));
             Problem::unprocessable(
                 error::REPLAY_GONE,
-                "from_time",
                 format!(
                     "retention has deleted the beginning: the first that is left in partition {partition} of `{topic}` is offset \
                      {offset}{time}; begin later, or take what is left with options.allow_truncated"
                 ),
             )
+            .in_field("from_time")
         }
         Refused::UnknownTopic(topic) => Problem::not_found(format!(
             "no topic named `{}`; `helix topology plan` shows what there should be",
@@ -135,9 +135,9 @@ fn problem(refused: Refused) -> Problem {
         ),
         Refused::NoScan => Problem::unprocessable(
             error::REPLAY_REQUEST,
-            "topic",
             "the broker of events cannot read a topic again; Kafka and the embedded broker can",
-        ),
+        )
+        .in_field("topic"),
         Refused::Full(_) => Problem::unavailable(refused.to_string()),
         Refused::Broker(error) => {
             Problem::unavailable(format!("{error}. Nothing was started; try again later"))

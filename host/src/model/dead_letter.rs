@@ -112,7 +112,8 @@ pub enum LetterState {
     Expired,
 }
 
-/// A letter's life: `dead → retrying → reprocessed`, `retrying → dead`, `dead → discarded`. A message that fails again
+/// A letter's life: `dead → retrying → reprocessed`, `retrying → dead`, `dead → discarded`, and `retrying → discarded` when a
+/// changed copy was sent in its place. A message that fails again
 /// brings its letter back from wherever it is ([`LetterState::after_failure`]).
 impl LetterState {
     pub const ALL: [Self; 5] = [
@@ -127,7 +128,8 @@ impl LetterState {
     pub fn may_become(self, to: Self) -> bool {
         matches!(
             (self, to),
-            (Self::Dead, Self::Retrying | Self::Discarded) | (Self::Retrying, Self::Reprocessed | Self::Dead)
+            (Self::Dead, Self::Retrying | Self::Discarded)
+                | (Self::Retrying, Self::Reprocessed | Self::Dead | Self::Discarded)
         )
     }
 

@@ -16,6 +16,8 @@ pub const REPLAY: &str = "helix-replay";
 pub const REPLAY_ORIGIN: &str = "helix-replay-origin";
 /// The time of the original's record, in Unix milliseconds; the copy's own is that of its replay.
 pub const REPLAY_TIME: &str = "helix-replay-time";
+/// The dead letter that somebody changed into this message.
+pub const EDITED: &str = "helix-edited-from";
 
 /// Cheap to clone: clones share the list until one of them is changed.
 #[derive(Debug, Clone, Default)]

@@ -88,6 +88,11 @@ pub enum Change {
         holder: String,
         park: Option<Box<Parked>>,
     },
+    /// `retrying → discarded`, by its holder: a changed copy was sent in its place. What is due comes with it, as in `Sent`.
+    Edited {
+        holder: String,
+        park: Option<Box<Parked>>,
+    },
     /// `retrying → dead`, by its holder.
     GiveBack { holder: String },
     /// `dead → discarded`.
@@ -98,7 +103,7 @@ impl Change {
     pub fn from(&self) -> LetterState {
         match self {
             Self::Claim { .. } | Self::Discard => LetterState::Dead,
-            Self::Sent { .. } | Self::GiveBack { .. } => LetterState::Retrying,
+            Self::Sent { .. } | Self::Edited { .. } | Self::GiveBack { .. } => LetterState::Retrying,
         }
     }
 
@@ -107,14 +112,16 @@ impl Change {
             Self::Claim { .. } => LetterState::Retrying,
             Self::Sent { .. } => LetterState::Reprocessed,
             Self::GiveBack { .. } => LetterState::Dead,
-            Self::Discard => LetterState::Discarded,
+            Self::Discard | Self::Edited { .. } => LetterState::Discarded,
         }
     }
 
     /// Only this one may make it.
     pub fn holder(&self) -> Option<&str> {
         match self {
-            Self::Sent { holder, .. } | Self::GiveBack { holder } => Some(holder),
+            Self::Sent { holder, .. } | Self::Edited { holder, .. } | Self::GiveBack { holder } => {
+                Some(holder)
+            }
             Self::Claim { .. } | Self::Discard => None,
         }
     }

@@ -2,35 +2,37 @@
 
 use clap::Args;
 
+/// Of each of them: a heading of the whole would be that of what stands behind it as well.
+const HEADING: &str = "Which letters (all that are given must hold)";
+
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Which letters (all that are given must hold)")]
 pub struct Filter {
     /// Only of this route
-    #[arg(long)]
+    #[arg(long, help_heading = HEADING)]
     route: Option<String>,
     /// Only of this type
-    #[arg(long = "type")]
+    #[arg(long = "type", help_heading = HEADING)]
     message_type: Option<String>,
     /// malformed, too-large, unrouted, rejected, exhausted, refused, expired
-    #[arg(long)]
+    #[arg(long, help_heading = HEADING)]
     class: Option<String>,
     /// The queue or topic they came from
-    #[arg(long, visible_aliases = ["queue", "topic"], value_name = "NAME")]
+    #[arg(long, help_heading = HEADING, visible_aliases = ["queue", "topic"], value_name = "NAME")]
     destination: Option<String>,
     /// The plugin version that ran last
-    #[arg(long, value_name = "SHA256")]
+    #[arg(long, help_heading = HEADING, value_name = "SHA256")]
     digest: Option<String>,
     /// Failure group from `dlq groups`
-    #[arg(long)]
+    #[arg(long, help_heading = HEADING)]
     group: Option<String>,
     /// Failed last at this time or later: RFC 3339, or so long ago, e.g. `-90m`, `-1h`, `-2d`
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    #[arg(long, help_heading = HEADING, value_name = "TIME", allow_hyphen_values = true)]
     since: Option<String>,
     /// Failed last before this time
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    #[arg(long, help_heading = HEADING, value_name = "TIME", allow_hyphen_values = true)]
     until: Option<String>,
     /// Found in reason, code, message id or destination
-    #[arg(long)]
+    #[arg(long, help_heading = HEADING)]
     text: Option<String>,
 }
 

@@ -1,9 +1,13 @@
-//! `helix dlq ls|groups|show|reprocess|discard|jobs`: dead letters of the running host.
+//! `helix dlq ls|groups|show|rehearse|reprocess|edit|discard|jobs|export`: dead letters of the running host.
 
+mod edit;
+mod export;
 mod filter;
 mod groups;
 mod jobs;
+mod promote;
 mod redrive;
+mod rehearse;
 
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
@@ -26,12 +30,18 @@ pub enum Dlq {
         /// Id from `dlq ls`
         id: String,
     },
+    /// Run on a new version of their plugin with nothing carried out, and say what would become of them
+    Rehearse(rehearse::Rehearse),
     /// Send again: tasks to their queue, events to the route that failed
     Reprocess(redrive::Reprocess),
+    /// Send a changed copy in a letter's place, where `[dlq] edit = true`
+    Edit(edit::Edit),
     /// Give up on, for good: they stay in the list, with the reason
     Discard(redrive::Discard),
     /// Jobs that send many again or discard them
     Jobs(jobs::Jobs),
+    /// Whole letters as JSON lines
+    Export(export::Export),
 }
 
 #[derive(Debug, Args)]
@@ -65,6 +75,9 @@ impl Dlq {
             Self::Show { id } => show(global, &client, &id).await,
             Self::Reprocess(command) => command.run(global, &client).await,
             Self::Discard(command) => command.run(global, &client).await,
+            Self::Rehearse(command) => command.run(global, &client).await,
+            Self::Edit(command) => command.run(global, &client).await,
+            Self::Export(command) => command.run(&client).await,
         }
     }
 }

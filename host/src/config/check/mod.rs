@@ -104,6 +104,7 @@ impl<'a> Check<'a> {
             routes,
             plugins,
             unrouted: raw.messaging.unrouted,
+            dlq_edit: raw.dlq.edit,
             formats: valid::Formats(
                 raw.formats
                     .iter()

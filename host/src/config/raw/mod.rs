@@ -27,6 +27,8 @@ pub struct Raw {
     pub messaging: Messaging,
     /// Bounds of the host; bounds of a plugin stand in its own table.
     pub limits: Limits,
+    /// Dead letters.
+    pub dlq: Dlq,
     /// Brokers by name. One named `embedded` is there without being written down.
     pub brokers: BTreeMap<String, Broker>,
     /// Which message goes to which plugin. The most specific route wins: a literal destination over a pattern, then a
@@ -154,6 +156,15 @@ impl Default for Limits {
             wasm_size: Size(64 << 20),
         }
     }
+}
+
+/// Dead letters.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Dlq {
+    /// True: whoever may use the API may send a changed copy of a dead letter (`helix dlq edit`). The letter keeps who did it
+    /// and why; what was sent differs from what the producer wrote.
+    pub edit: bool,
 }
 
 /// (queue or topic, type) → plugin and policy.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod edit;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -21,6 +23,7 @@ struct Queue {
     answer: Mutex<Result<(), PublishError>>,
     fails_at_once: AtomicBool,
     stored: AtomicUsize,
+    last: Mutex<Option<RawMessage>>,
 }
 
 #[async_trait]
@@ -34,6 +37,7 @@ impl Publisher for Queue {
         tokio::task::yield_now().await;
         self.answer.lock().unwrap().clone()?;
         self.stored.fetch_add(1, Ordering::SeqCst);
+        *self.last.lock().unwrap() = Some(message.clone());
         if self.fails_at_once.load(Ordering::SeqCst) {
             let mut failed = letter(&message.origin.kind, "at-its-new-place", None);
             failed.reprocessed = message.reprocessed();
@@ -118,6 +122,7 @@ impl Stage {
             answer: Mutex::new(Ok(())),
             fails_at_once: AtomicBool::new(false),
             stored: AtomicUsize::new(0),
+            last: Mutex::new(None),
         });
         let routes = Arc::new(Woken::default());
         let publisher: Arc<dyn Publisher> = Arc::clone(&queue) as Arc<dyn Publisher>;

@@ -61,6 +61,7 @@ impl Flight {
             }
             Err(
                 refused @ (Refused::Refusal(_)
+                | Refused::Edit(_)
                 | Refused::NoBroker(_)
                 | Refused::Target(_)
                 | Refused::Unrecorded(_)),

@@ -9,6 +9,7 @@
 )]
 
 mod calls;
+mod candidate;
 mod files;
 mod hostile;
 mod publish;

@@ -89,7 +89,7 @@ async fn new_grants_hold_for_new_calls() {
 }
 
 /// Fetches a URL; ends ok when there was an answer with this status, traps otherwise.
-fn fetches(url: &str, status: u16) -> Vec<u8> {
+pub(super) fn fetches(url: &str, status: u16) -> Vec<u8> {
     let body = format!(
         r#"(data (i32.const 4096) "GET") (data (i32.const 8192) "{url}")
         {}"#,
@@ -109,7 +109,7 @@ fn fetches(url: &str, status: u16) -> Vec<u8> {
 }
 
 /// Answers every connection with a redirect to itself, counting them.
-async fn server() -> (
+pub(super) async fn server() -> (
     std::net::SocketAddr,
     std::sync::Arc<std::sync::atomic::AtomicUsize>,
 ) {

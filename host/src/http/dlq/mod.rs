@@ -2,7 +2,7 @@
 
 mod groups;
 mod jobs;
-mod parameters;
+pub(super) mod parameters;
 
 use std::sync::Arc;
 
@@ -18,6 +18,7 @@ use super::{Api, Caller, Problem};
 use crate::broker::PublishError;
 use crate::dlq::view::Outcome;
 use crate::dlq::{Behalf, Refused};
+use crate::error;
 use crate::model::LetterState;
 use crate::model::outcome::REASON_LIMIT;
 use crate::store::Page;
@@ -77,7 +78,7 @@ pub(super) struct Because {
     reason: Option<String>,
 }
 
-const MAX_ACTOR: usize = 128;
+pub(super) const MAX_ACTOR: usize = 128;
 
 impl Because {
     /// The body where it says something, else the query.
@@ -167,13 +168,13 @@ fn outcome(id: String, state: LetterState) -> Outcome {
     }
 }
 
-fn unknown(id: &str) -> Problem {
+pub(super) fn unknown(id: &str) -> Problem {
     Problem::not_found(format!(
         "no dead letter `{id}`; `helix dlq ls` shows what there is"
     ))
 }
 
-fn problem(id: &str, refused: Refused) -> Problem {
+pub(super) fn problem(id: &str, refused: Refused) -> Problem {
     let dead = LetterState::Dead.as_str();
     match refused {
         Refused::Unknown => unknown(id),
@@ -195,6 +196,7 @@ fn problem(id: &str, refused: Refused) -> Problem {
             "{refused}. It may have been sent: its consumer can tell a second one by the message id"
         )),
         Refused::Away(_) => Problem::unavailable(format!("{refused}. Nothing was sent; try again later")),
+        Refused::Edit(fault) => Problem::unprocessable(error::HTTP_BAD_REQUEST, fault.to_string()),
         Refused::Unrecorded(_) | Refused::Stopped => Problem::unavailable(refused.to_string()),
         Refused::Store(error) => error.into(),
     }

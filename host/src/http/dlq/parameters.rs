@@ -13,7 +13,7 @@ pub(in crate::http) type Words = Vec<(String, String)>;
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 1000;
 
-pub(super) fn words(query: Result<Query<Words>, QueryRejection>) -> Result<Words, Problem> {
+pub(in crate::http) fn words(query: Result<Query<Words>, QueryRejection>) -> Result<Words, Problem> {
     query
         .map(|Query(words)| words)
         .map_err(|rejection| Problem::bad_request(rejection.body_text()))
@@ -25,12 +25,12 @@ pub(super) fn filter(words: &Words, api: &Api) -> Result<LetterFilter, Problem> 
 }
 
 /// Takes it out of the words. Given twice, the second one stays there and is refused.
-pub(super) fn take(words: &mut Words, name: &str) -> Option<String> {
+pub(in crate::http) fn take(words: &mut Words, name: &str) -> Option<String> {
     let at = words.iter().position(|(found, _)| found == name)?;
     Some(words.remove(at).1)
 }
 
-pub(super) fn number(words: &mut Words, name: &str) -> Result<Option<usize>, Problem> {
+pub(in crate::http) fn number(words: &mut Words, name: &str) -> Result<Option<usize>, Problem> {
     take(words, name)
         .map(|value| {
             value.parse().map_err(|_| {
@@ -51,7 +51,7 @@ pub(super) fn limit(words: &mut Words) -> Result<usize, Problem> {
 }
 
 /// What is left means nothing here.
-pub(super) fn no_more(words: &Words, known: &str) -> Result<(), Problem> {
+pub(in crate::http) fn no_more(words: &Words, known: &str) -> Result<(), Problem> {
     match words.first() {
         None => Ok(()),
         Some((name, _)) => Err(Fault::new(name, 1, format!("known here are {known}")).into()),

@@ -108,7 +108,7 @@ proptest! {
 
     #[test]
     fn numbers_ids_and_hashes_never_tell_two_apart(
-        parts in prop::collection::vec(("[a-z ]{0,8}[ ,:]", any::<u64>(), any::<u64>(), any::<u128>()), 1..6),
+        parts in prop::collection::vec(("[ ,:][a-z ]{0,8}[ ,:]", any::<u64>(), any::<u64>(), any::<u128>()), 1..6),
     ) {
         let said = |which: fn(&(String, u64, u64, u128)) -> String| -> String { parts.iter().map(which).collect() };
         let first = said(|(text, n, _, id)| format!("{text}{n} in {:#x} of {}", n, uuid::Uuid::from_u128(*id)));

@@ -21,7 +21,9 @@ pub(super) async fn change(
     let (from, to) = (change.from(), change.to());
     let (holder, until) = match change {
         Change::Claim { holder, lease } => (Some(holder), Some(end_of(now, *lease))),
-        Change::Sent { .. } | Change::GiveBack { .. } | Change::Discard => (None, None),
+        Change::Sent { .. } | Change::Edited { .. } | Change::GiveBack { .. } | Change::Discard => {
+            (None, None)
+        }
     };
     // A holder that is asked for has to be there; where none is asked for the row has none either.
     let changed = sqlx::query(
@@ -42,7 +44,7 @@ pub(super) async fn change(
     };
     tally.moved(&letters::kind(&row)?, from, to);
     trail::add(on, id, now, (from, to), note).await?;
-    if let Change::Sent { park: Some(row), .. } = change {
+    if let Change::Sent { park: Some(row), .. } | Change::Edited { park: Some(row), .. } = change {
         retries::insert(on, row).await?;
     }
     Ok(Changed::Done(Box::new(letters::letter(&row)?)))

@@ -20,6 +20,13 @@ fn sent(holder: &str, park: Option<Parked>) -> Change {
     }
 }
 
+fn edited(holder: &str, park: Option<Parked>) -> Change {
+    Change::Edited {
+        holder: holder.into(),
+        park: park.map(Box::new),
+    }
+}
+
 fn give_back(holder: &str) -> Change {
     Change::GiveBack {
         holder: holder.into(),
@@ -73,6 +80,25 @@ fn again(original: &DeadLetter, own_id: &str, times: u32, attempts: Vec<Attempt>
         reprocessed: times,
         ..letter(own_id, 50)
     }
+}
+
+#[tokio::test]
+async fn a_copy_is_parked_if_and_only_if_its_letter_says_so() {
+    let (_folder, _path, _clock, store) = fresh().await;
+    store.enter(vec![letter("a", 10)]).await.unwrap();
+    done(change(&store, "a", claim("one")).await);
+    let held = Changed::Conflict(LetterState::Retrying);
+    assert_eq!(
+        change(&store, "a", edited("two", Some(parked("copy", 1, None)))).await,
+        held
+    );
+    assert_eq!(store.count().await.unwrap(), 0);
+    let after = done(change(&store, "a", edited("one", Some(parked("copy", 1, None)))).await);
+    assert_eq!(after.state, LetterState::Discarded);
+    assert_eq!(store.count().await.unwrap(), 1);
+    let again = change(&store, "a", edited("one", Some(parked("another", 1, None)))).await;
+    assert_eq!(again, Changed::Conflict(LetterState::Discarded));
+    assert_eq!(store.count().await.unwrap(), 1);
 }
 
 #[tokio::test]
@@ -400,6 +426,7 @@ async fn letters_of_the_first_schema_are_taken_over() {
 enum Event {
     Claim(u8),
     Sent(u8),
+    Edited(u8),
     GiveBack(u8),
     Discard,
     /// Its message fails (again).
@@ -414,6 +441,7 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         3 => (0..2u8).prop_map(Event::Claim),
         2 => (0..2u8).prop_map(Event::Sent),
+        1 => (0..2u8).prop_map(Event::Edited),
         2 => (0..2u8).prop_map(Event::GiveBack),
         1 => Just(Event::Discard),
         1 => Just(Event::Fails),
@@ -440,6 +468,7 @@ impl Model {
         let next = match *event {
             Event::Claim(holder) if state == Dead => Some((Retrying, Some((holder, self.now + lease)))),
             Event::Sent(holder) if state == Retrying && holds(holder) => Some((Reprocessed, None)),
+            Event::Edited(holder) if state == Retrying && holds(holder) => Some((Discarded, None)),
             Event::GiveBack(holder) if state == Retrying && holds(holder) => Some((Dead, None)),
             Event::Discard if state == Dead => Some((Discarded, None)),
             Event::Fails if state != Dead => Some((Dead, None)),
@@ -471,6 +500,7 @@ proptest! {
                 let asked = match event {
                     Event::Claim(holder) => Some(claim(&holder.to_string())),
                     Event::Sent(holder) => Some(sent(&holder.to_string(), None)),
+                    Event::Edited(holder) => Some(edited(&holder.to_string(), None)),
                     Event::GiveBack(holder) => Some(give_back(&holder.to_string())),
                     Event::Discard => Some(Change::Discard),
                     Event::Fails => {
