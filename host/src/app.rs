@@ -3,6 +3,7 @@
 mod gauges;
 mod letters;
 mod reload;
+mod replays;
 mod store;
 mod targets;
 
@@ -28,6 +29,7 @@ use crate::dlq;
 use crate::guest::{self, Plugins};
 use crate::http::{self, Api, Gate, Tokens};
 use crate::model::{Clock, Digest, MessageKind, Outgoing, SystemClock, UuidIds};
+use crate::replay;
 use crate::tasks::{Kind, Tasks};
 use crate::telemetry::Metrics;
 
@@ -55,6 +57,8 @@ pub struct App {
     stopping: CancellationToken,
     /// No job over dead letters has one under way any more.
     jobs_idle: CancellationToken,
+    /// No replay has a batch under way any more.
+    replays_idle: CancellationToken,
     /// Held as long as the host lives.
     _lock: std::fs::File,
 }
@@ -152,6 +156,7 @@ impl App {
             fatal,
             stopping: CancellationToken::new(),
             jobs_idle: CancellationToken::new(),
+            replays_idle: CancellationToken::new(),
             _lock: lock,
         });
         app.follow_plugins();
@@ -163,6 +168,7 @@ impl App {
     fn spawn(self: &Arc<Self>, listener: tokio::net::TcpListener, clock: Arc<dyn Clock>) -> Tasks {
         let settings = self.settings.load_full();
         let mut tasks = Tasks::new(self.fatal.clone());
+        let replays = Arc::new(replays::desk(self, &clock));
         let redrive = Arc::new(letters::redrive(self, &clock));
         let nudge = Arc::new(tokio::sync::Notify::new());
         if settings.host.messaging {
@@ -180,6 +186,7 @@ impl App {
             jobs: Arc::clone(&self.store.jobs),
             nudge,
             retries: Arc::clone(&self.store.retries),
+            replays: Arc::clone(&replays),
             dispatcher: Arc::clone(&self.dispatcher),
             metrics: Arc::clone(&self.metrics),
             clock,
@@ -209,6 +216,16 @@ impl App {
         );
         let letters = Arc::clone(&self.store.letters);
         tasks.spawn(Kind::Sweep, dlq::sweep::run(letters, self.stop.clone()));
+        if settings.host.messaging {
+            let (stopping, idle) = (self.stopping.clone(), self.replays_idle.clone());
+            tasks.spawn(Kind::Replay, async move {
+                let ended = replay::runner::run(replays, stopping).await;
+                idle.cancel();
+                ended
+            });
+        } else {
+            self.replays_idle.cancel();
+        }
         tasks
     }
 
@@ -350,8 +367,9 @@ impl App {
         self.stopping.cancel();
         tracing::info!(limit_s = limit.as_secs(), "draining");
         let jobs = tokio::time::timeout(limit, self.jobs_idle.cancelled());
+        let replays = tokio::time::timeout(limit, self.replays_idle.cancelled());
         // Those that are not idle by then are taken up again at the next start.
-        let _ = tokio::join!(self.dispatcher.drain(limit), jobs);
+        let _ = tokio::join!(self.dispatcher.drain(limit), jobs, replays);
         for broker in self.brokers.values() {
             broker.close().await;
         }

@@ -1,6 +1,7 @@
 //! Error codes that people see. Each has a page `docs/errors/HXnnnn.md` with the remedy; a test keeps the two in step.
 //!
-//! Ranges: 01 config and topology · 02 brokers · 03 plugins and guests · 04 store · 05 HTTP · 06 command line.
+//! Ranges: 01 config and topology · 02 brokers · 03 plugins and guests · 04 store · 05 HTTP · 06 command line ·
+//! 07 replay.
 
 use std::fmt;
 
@@ -98,4 +99,8 @@ codes! {
     CLI_FILE = 602;
     /// A tool that the command needs is missing.
     CLI_TOOL = 603;
+    /// A replay that cannot be made as it was asked for.
+    REPLAY_REQUEST = 701;
+    /// A part of the stretch is not there any more.
+    REPLAY_GONE = 702;
 }

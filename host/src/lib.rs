@@ -8,7 +8,7 @@
 //!               └── handler output, publish API
 //! ```
 //!
-//! May import: `main → cli → app → {http, dispatch, dlq} → {route, retry, decode} → model`. Everything above `broker`,
+//! May import: `main → cli → app → {http, dispatch, dlq, replay} → {route, retry, decode} → model`. Everything above `broker`,
 //! `store` and `guest` sees only the traits in their `mod.rs`. A test reads the `use` lines and fails on a wrong arrow
 //! (`tests/it/architecture.rs`).
 
@@ -25,6 +25,7 @@ pub mod guest;
 pub mod http;
 pub mod model;
 pub mod planted;
+pub mod replay;
 pub mod retry;
 pub mod route;
 pub mod store;

@@ -28,6 +28,8 @@ pub enum Kind {
     Gauges,
     /// Takes back letters that nobody finished sending.
     Sweep,
+    /// Runs replays.
+    Replay,
     /// Deletes old rows of the audit table.
     Audit,
     /// Runs jobs over dead letters.
@@ -53,6 +55,7 @@ impl Kind {
             | Self::ConfigWatch
             | Self::Gauges
             | Self::Sweep
+            | Self::Replay
             | Self::Audit
             | Self::Jobs
             | Self::Rebuild => OnError::Log,

@@ -28,6 +28,7 @@ mod load;
 mod order;
 mod rehearse;
 mod reload;
+mod replay;
 mod seen;
 mod smoke;
 mod store;

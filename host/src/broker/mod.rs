@@ -250,6 +250,21 @@ pub trait Publisher: Send + Sync {
             "`{destination}` is not a queue of this broker"
         )))
     }
+
+    /// Puts copies of events into a topic: body, key and headers byte for byte, the time is that of the copying. Sends all,
+    /// waits for the confirms of all; one result each, same order. Copies that go to one partition get there in order.
+    async fn copy(&self, topic: &Arc<str>, batch: &[Replica]) -> Vec<Result<Confirmed, PublishError>> {
+        let error = PublishError::Invalid(format!("`{topic}` is not a topic of this broker"));
+        vec![Err(error); batch.len()]
+    }
+}
+
+/// An event that is copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replica {
+    pub raw: RawMessage,
+    /// Where to; none: by its key, as for every other message.
+    pub partition: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

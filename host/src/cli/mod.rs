@@ -13,6 +13,7 @@ mod load;
 mod new;
 mod output;
 mod plugin;
+mod replay;
 mod routes;
 mod run;
 mod send;
@@ -88,6 +89,9 @@ enum Command {
     /// Dead letters of the running host
     #[command(subcommand)]
     Dlq(dlq::Dlq),
+    /// Read a stretch of a topic again
+    #[command(subcommand)]
+    Replay(replay::Replay),
     /// Compare and create queues and topics
     #[command(subcommand)]
     Topology(topology::Topology),
@@ -116,6 +120,7 @@ impl Cli {
             Command::Routes(command) => command.run(&global),
             Command::Plugin(command) => command.run(&global).await,
             Command::Dlq(command) => command.run(&global).await,
+            Command::Replay(command) => command.run(&global).await,
             Command::Topology(command) => command.run(&global).await,
             Command::Config(command) => command.run(&global),
             Command::Completion(command) => command.run(),

@@ -32,6 +32,7 @@ pub use load::{FLAGS, LoadRequest, Loaded, load};
 pub use promises::check_promises;
 pub use source::{Place, SourceFile};
 pub use topology::manual as manual_topology;
+pub use units::Span;
 
 /// Files that are made from the code: (path from the project's root, content).
 pub fn generated() -> Vec<(&'static str, String)> {

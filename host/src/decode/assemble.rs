@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{Found, Malformed, time};
-use crate::model::{Envelope, Headers, RawMessage, TraceContext, UnixMs};
+use crate::model::{Envelope, Headers, RawMessage, TraceContext, UnixMs, header};
 
 /// The ordering key, on brokers that have none of their own.
 pub(crate) const KEY_HEADER: &str = "helix-key";
@@ -84,7 +84,7 @@ pub(super) fn envelope(
         trace: trace(&headers, found.traceparent, found.tracestate),
         redelivered: raw.redelivered,
         reprocessed: raw.reprocessed(),
-        replay: text("helix-replay"),
+        replay: text(header::REPLAY),
         headers,
     })
 }

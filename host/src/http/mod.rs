@@ -1,4 +1,4 @@
-//! The HTTP API: publishing, dead letters, plugins, health, metrics. Paths are the manual's; errors are problem+json.
+//! The HTTP API: publishing, dead letters, replays, plugins, health, metrics. Paths are the manual's; errors are problem+json.
 
 pub mod audit;
 mod auth;
@@ -10,6 +10,7 @@ mod plugins;
 mod problem;
 mod publish;
 mod rehearse;
+mod replay;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -35,6 +36,7 @@ use crate::dlq::Redrive;
 use crate::dlq::rehearse::Turn;
 use crate::guest::{Candidates, Plugins};
 use crate::model::{Clock, Ids};
+use crate::replay::Desk;
 use crate::store::{Audit, DeadLetters, Jobs, Retries};
 use crate::telemetry::Metrics;
 
@@ -50,6 +52,7 @@ pub struct Api {
     /// Wakes whoever runs jobs.
     pub nudge: Arc<tokio::sync::Notify>,
     pub retries: Arc<dyn Retries>,
+    pub replays: Arc<Desk>,
     pub dispatcher: Arc<Dispatcher>,
     pub metrics: Arc<Metrics>,
     pub clock: Arc<dyn Clock>,
@@ -86,6 +89,8 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/messaging/dlq/jobs/{id}", get(dlq::job))
         .route("/v1/messaging/dlq/jobs/{id}/results", get(dlq::results))
         .route("/v1/messaging/dlq/{id}", get(dlq::show))
+        .route("/v1/messaging/replay", get(replay::list))
+        .route("/v1/messaging/replay/{id}", get(replay::show))
         .route("/v1/messaging/plugins", get(plugins::list))
         .route_layer(from_fn_with_state(Arc::clone(&api), auth::require_viewer));
     let operator = Router::new()
@@ -100,6 +105,8 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/messaging/dlq/{id}", delete(dlq::discard))
         .route("/v1/messaging/dlq/{id}/reprocess", post(dlq::reprocess))
         .route("/v1/messaging/dlq/{id}/discard", delete(dlq::discard))
+        .route("/v1/messaging/replay", post(replay::start))
+        .route("/v1/messaging/replay/{id}", delete(replay::cancel))
         .route_layer(from_fn_with_state(Arc::clone(&api), auth::require_operator));
     let admin = Router::new()
         .route("/v1/messaging/dlq/{id}/edit", post(edit::edit))

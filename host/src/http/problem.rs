@@ -19,6 +19,9 @@ pub struct Problem {
     /// Of a conflict: the state that the thing is in.
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<&'static str>,
+    /// The field of the body that cannot be used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'static str>,
 }
 
 impl Problem {
@@ -30,6 +33,15 @@ impl Problem {
             detail: detail.into(),
             code: code.to_string(),
             state: None,
+            field: None,
+        }
+    }
+
+    /// The same, and which field of the body is the reason.
+    pub fn in_field(self, field: &'static str) -> Self {
+        Self {
+            field: Some(field),
+            ..self
         }
     }
 

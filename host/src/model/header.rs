@@ -10,6 +10,12 @@ pub const HOST_PREFIX: &str = "helix-";
 pub const REPROCESSED: &str = "helix-reprocessed";
 /// The dead letter that it was sent again from.
 pub const LETTER: &str = "helix-letter";
+/// The replay that a copy was made by.
+pub const REPLAY: &str = "helix-replay";
+/// Where the original of a copy is: broker, topic, partition and offset.
+pub const REPLAY_ORIGIN: &str = "helix-replay-origin";
+/// The time of the original's record, in Unix milliseconds; the copy's own is that of its replay.
+pub const REPLAY_TIME: &str = "helix-replay-time";
 /// The dead letter that somebody changed into this message.
 pub const EDITED: &str = "helix-edited-from";
 

@@ -11,6 +11,7 @@ pub mod origin;
 pub mod outcome;
 pub mod outgoing;
 pub mod raw;
+pub mod replay;
 pub mod role;
 pub mod verdict;
 
@@ -25,5 +26,6 @@ pub use origin::{BrokerKind, MessageKind, Origin};
 pub use outcome::{Failure, Outcome};
 pub use outgoing::{Outgoing, WireFormat};
 pub use raw::RawMessage;
+pub use replay::{Replay, ReplayStatus};
 pub use role::Role;
 pub use verdict::Verdict;

@@ -6,12 +6,14 @@ mod audit;
 mod jobs;
 mod letters;
 pub mod postgres;
+mod replays;
 mod retries;
 pub mod sqlite;
 
 pub use audit::{Audit, AuditEntry, AuditPage};
 pub use jobs::{Action, Ending, Job, JobResult, JobState, Jobs, Member, Members, NewJob, Standing};
 pub use letters::{Change, Changed, DeadLetters, Entry, Group, LetterFilter, LetterPage, Note, Page};
+pub use replays::{Hold, Replays, Submitted};
 pub use retries::{Parked, Retries};
 
 #[derive(Debug, Clone, thiserror::Error)]

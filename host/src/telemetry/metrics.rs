@@ -56,6 +56,8 @@ metrics! {
         "Dead letters sent again", ["queue"];
     replay_active: single -> IntGauge, "messaging_replay_active",
         "Replay jobs running", [];
+    replay_messages: counter -> IntCounterVec, "messaging_replay_messages_total",
+        "Messages of replays by what became of them: sent, skipped, failed", ["result"];
     dlq_messages: gauge -> IntGaugeVec, "messaging_dlq_messages",
         "Dead letters now, by where they came from", ["destination"];
     dlq_groups: single -> IntGauge, "messaging_dlq_groups",

@@ -4,7 +4,7 @@
 //! there: the promise, or the clean refusal. Nothing is skipped. A property names the capabilities it asks for; asking for
 //! another one, or not asking for a named one, fails it, so the table in [`capabilities`] says what is really exercised.
 
-mod brokers;
+pub mod brokers;
 mod stage;
 
 mod away;

@@ -8,9 +8,10 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 
 use super::inbox::{Confirms, Entry, Job, Target};
+use super::log::Topic;
 use super::row::{self, Stored};
 use super::{Core, partitioner};
-use crate::broker::{Confirmed, PublishError, Publisher};
+use crate::broker::{Confirmed, PublishError, Publisher, Replica};
 use crate::encode;
 use crate::model::clock::duration_ms;
 use crate::model::{MessageKind, Outgoing, RawMessage, UnixMs};
@@ -33,27 +34,13 @@ type Slot = Option<Result<Confirmed, PublishError>>;
 impl Publisher for EmbeddedPublisher {
     async fn publish(&self, batch: Vec<Outgoing>) -> Vec<Result<Confirmed, PublishError>> {
         let now = self.0.clock.now_ms();
-        let mut results: Vec<Slot> = Vec::with_capacity(batch.len());
-        let mut sent: Vec<(Vec<usize>, oneshot::Receiver<Confirms>)> = Vec::new();
-        let (mut entries, mut places, mut bytes) = (Vec::new(), Vec::new(), 0);
-        for (place, message) in batch.into_iter().enumerate() {
-            match self.0.entry(&message, now) {
-                Ok(entry) => {
-                    results.push(None);
-                    bytes += entry.stored.size();
-                    entries.push(entry);
-                    places.push(place);
-                }
-                Err(error) => results.push(Some(Err(error))),
-            }
-            if entries.len() >= JOB_ROWS || bytes >= JOB_BYTES {
-                self.send(&mut entries, &mut places, &mut bytes, &mut results, &mut sent)
-                    .await;
-            }
-        }
-        self.send(&mut entries, &mut places, &mut bytes, &mut results, &mut sent)
-            .await;
-        confirms(results, sent).await
+        let entries = batch.into_iter().map(|message| self.0.entry(&message, now));
+        self.send_all(entries).await
+    }
+
+    async fn copy(&self, topic: &Arc<str>, batch: &[Replica]) -> Vec<Result<Confirmed, PublishError>> {
+        self.send_all(batch.iter().map(|replica| self.0.copied(topic, replica)))
+            .await
     }
 
     async fn put_back(&self, message: RawMessage) -> Result<Confirmed, PublishError> {
@@ -99,6 +86,34 @@ fn missing() -> Result<Confirmed, PublishError> {
 }
 
 impl EmbeddedPublisher {
+    /// Cut into jobs; waits for the confirms of all.
+    async fn send_all(
+        &self,
+        all: impl ExactSizeIterator<Item = Result<Entry, PublishError>> + Send,
+    ) -> Vec<Result<Confirmed, PublishError>> {
+        let mut results: Vec<Slot> = Vec::with_capacity(all.len());
+        let mut sent: Vec<(Vec<usize>, oneshot::Receiver<Confirms>)> = Vec::new();
+        let (mut entries, mut places, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for (place, entry) in all.enumerate() {
+            match entry {
+                Ok(entry) => {
+                    results.push(None);
+                    bytes += entry.stored.size();
+                    entries.push(entry);
+                    places.push(place);
+                }
+                Err(error) => results.push(Some(Err(error))),
+            }
+            if entries.len() >= JOB_ROWS || bytes >= JOB_BYTES {
+                self.send(&mut entries, &mut places, &mut bytes, &mut results, &mut sent)
+                    .await;
+            }
+        }
+        self.send(&mut entries, &mut places, &mut bytes, &mut results, &mut sent)
+            .await;
+        confirms(results, sent).await
+    }
+
     /// Waits for room, then hands the job over.
     async fn send(
         &self,
@@ -161,6 +176,15 @@ fn fill(results: &mut [Slot], places: &[usize], confirms: Confirms) {
     }
 }
 
+/// By the key, else in turn.
+fn partition(topic: &Topic, key: Option<&[u8]>) -> u32 {
+    let count = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
+    match key {
+        Some(key) => partitioner::partition_of(key, count),
+        None => topic.turn.fetch_add(1, Ordering::Relaxed) % count.max(1),
+    }
+}
+
 impl Core {
     /// Resolves the target and makes the row.
     fn entry(&self, message: &Outgoing, now: UnixMs) -> Result<Entry, PublishError> {
@@ -180,11 +204,7 @@ impl Core {
                         "a topic cannot deliver later; use a queue".into(),
                     ));
                 }
-                let count = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
-                let index = match &message.key {
-                    Some(key) => partitioner::partition_of(key, count),
-                    None => topic.turn.fetch_add(1, Ordering::Relaxed) % count.max(1),
-                };
+                let index = partition(&topic, message.key.as_deref());
                 (Target::Partition(topic, index), None, 0)
             }
         };
@@ -208,6 +228,34 @@ impl Core {
             target,
             priority,
             not_before,
+            stored,
+        })
+    }
+
+    /// The row of a copy; a partition that the topic does not have is chosen as for every other message.
+    fn copied(&self, name: &Arc<str>, replica: &Replica) -> Result<Entry, PublishError> {
+        let topic = self
+            .topic(name)
+            .ok_or_else(|| PublishError::UnknownTarget(name.to_string()))?;
+        let raw = &replica.raw;
+        let index = replica
+            .partition
+            .filter(|&index| topic.at(index).is_some())
+            .unwrap_or_else(|| partition(&topic, raw.key.as_deref()));
+        let stored = Stored {
+            hdr: row::pack(&raw.props, &raw.headers),
+            id: raw.props.message_id.clone().unwrap_or_default(),
+            key: raw.key.clone(),
+            body: raw.body.clone(),
+            expires_ms: raw.props.expires_ms,
+        };
+        if u64::try_from(stored.size()).unwrap_or(u64::MAX) > MESSAGE_LIMIT {
+            return Err(PublishError::TooLarge { limit: MESSAGE_LIMIT });
+        }
+        Ok(Entry {
+            target: Target::Partition(topic, index),
+            priority: 0,
+            not_before: None,
             stored,
         })
     }

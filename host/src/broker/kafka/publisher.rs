@@ -15,10 +15,10 @@ use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer};
 
 use super::log_fold::{Link, Quiet};
 use super::native;
-use crate::broker::{Confirmed, Error, PublishError, Publisher};
+use crate::broker::{Confirmed, Error, PublishError, Publisher, Replica};
 use crate::config::valid::Formats;
 use crate::encode::{Wire, encode};
-use crate::model::{Clock, MessageKind, Outgoing, SystemClock};
+use crate::model::{Clock, Headers, MessageKind, Outgoing, SystemClock};
 
 /// How long a topic that was there is believed to be there. Without the question, a message to a topic that does not
 /// exist waits for the whole publish timeout.
@@ -110,7 +110,7 @@ impl KafkaPublisher {
     /// What Kafka cannot carry, whatever its topics.
     fn check(&self, message: &Outgoing) -> Result<(), PublishError> {
         if self.closed.load(Ordering::Acquire) {
-            return Err(PublishError::Unavailable("the publisher is closed".to_owned()));
+            return Err(closed());
         }
         if message.kind != MessageKind::Event {
             return Err(PublishError::Invalid(
@@ -143,14 +143,19 @@ impl KafkaPublisher {
         targets
     }
 
-    async fn enqueue(&self, message: &Outgoing, deadline: Instant) -> Result<DeliveryFuture, PublishError> {
-        let wire = encode(message, self.formats.of(&message.destination));
+    /// Waits while the queue is full.
+    async fn enqueue<'a>(
+        &self,
+        topic: &str,
+        deadline: Instant,
+        record: impl Fn() -> FutureRecord<'a, [u8], [u8]> + Send,
+    ) -> Result<DeliveryFuture, PublishError> {
         loop {
             let client = self.client.load_full();
-            match client.send_result(record(&message.destination, &wire, message.time_ms)) {
+            match client.send_result(record()) {
                 Ok(future) => return Ok(future),
                 Err((error, _)) if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) => {
-                    return Err(self.refused(&client, &message.destination, &error));
+                    return Err(self.refused(&client, topic, &error));
                 }
                 Err(_) if Instant::now() >= deadline => {
                     return Err(PublishError::Unavailable(format!(
@@ -161,6 +166,33 @@ impl KafkaPublisher {
                 Err(_) => tokio::time::sleep(FULL).await,
             }
         }
+    }
+
+    /// One result for each, in order.
+    async fn confirms<'a>(
+        &self,
+        client: &Arc<Client>,
+        topics: impl Iterator<Item = &'a str> + Send,
+        sent: Vec<Result<DeliveryFuture, PublishError>>,
+    ) -> Vec<Result<Confirmed, PublishError>> {
+        let mut results = Vec::with_capacity(sent.len());
+        for (topic, future) in topics.zip(sent) {
+            results.push(match future {
+                Err(error) => Err(error),
+                // Ends by itself: librdkafka reports each message within `message.timeout.ms`.
+                Ok(future) => match future.await {
+                    Ok(Ok(Delivery {
+                        partition, offset, ..
+                    })) => Ok(Confirmed {
+                        partition: u32::try_from(partition).ok(),
+                        offset: u64::try_from(offset).ok(),
+                    }),
+                    Ok(Err((error, _))) => Err(self.refused(client, topic, &error)),
+                    Err(_) => Err(PublishError::Unknown("the producer was closed".to_owned())),
+                },
+            });
+        }
+        results
     }
 
     fn refused(&self, client: &Arc<Client>, topic: &str, error: &KafkaError) -> PublishError {
@@ -213,27 +245,35 @@ impl Publisher for KafkaPublisher {
             sent.push(match (self.check(message), targets.get(&message.destination)) {
                 (Err(error), _) => Err(error),
                 (_, Some(Err(error))) => Err(error.clone()),
-                _ => self.enqueue(message, deadline).await,
+                _ => {
+                    let wire = encode(message, self.formats.of(&message.destination));
+                    let topic = &message.destination;
+                    self.enqueue(topic, deadline, || record(topic, &wire, message.time_ms))
+                        .await
+                }
             });
         }
-        let mut results = Vec::with_capacity(sent.len());
-        for (message, future) in batch.iter().zip(sent) {
-            results.push(match future {
-                Err(error) => Err(error),
-                // Ends by itself: librdkafka reports each message within `message.timeout.ms`.
-                Ok(future) => match future.await {
-                    Ok(Ok(Delivery {
-                        partition, offset, ..
-                    })) => Ok(Confirmed {
-                        partition: u32::try_from(partition).ok(),
-                        offset: u64::try_from(offset).ok(),
-                    }),
-                    Ok(Err((error, _))) => Err(self.refused(&client, &message.destination, &error)),
-                    Err(_) => Err(PublishError::Unknown("the producer was closed".to_owned())),
-                },
-            });
+        let topics = batch.iter().map(|message| &*message.destination);
+        self.confirms(&client, topics, sent).await
+    }
+
+    async fn copy(&self, topic: &Arc<str>, batch: &[Replica]) -> Vec<Result<Confirmed, PublishError>> {
+        let deadline = Instant::now() + self.timeout;
+        let there = match self.topic_exists(topic).await {
+            _ if self.closed.load(Ordering::Acquire) => Err(closed()),
+            Ok(true) => Ok(()),
+            Ok(false) => Err(PublishError::UnknownTarget(topic.to_string())),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = there {
+            return vec![Err(error); batch.len()];
         }
-        results
+        let client = self.client.load_full();
+        let mut sent = Vec::with_capacity(batch.len());
+        for replica in batch {
+            sent.push(self.enqueue(topic, deadline, || copied(topic, replica)).await);
+        }
+        self.confirms(&client, std::iter::repeat(&**topic), sent).await
     }
 }
 
@@ -258,22 +298,44 @@ fn missing(code: RDKafkaErrorCode) -> bool {
     matches!(code, InvalidTopic | UnknownTopic | UnknownTopicOrPartition)
 }
 
+fn closed() -> PublishError {
+    PublishError::Unavailable("the publisher is closed".to_owned())
+}
+
 fn record<'a>(topic: &'a str, wire: &'a Wire, time_ms: u64) -> FutureRecord<'a, [u8], [u8]> {
-    let headers = wire.headers.iter().fold(
-        OwnedHeaders::new_with_capacity(wire.headers.len()),
-        |list, (name, value)| {
-            list.insert(Header {
-                key: name,
-                value: Some(&value[..]),
-            })
-        },
-    );
     FutureRecord {
         topic,
         partition: None,
         payload: wire.body.as_deref(),
         key: wire.key.as_deref(),
         timestamp: i64::try_from(time_ms).ok().filter(|&t| t > 0),
-        headers: (!wire.headers.is_empty()).then_some(headers),
+        headers: headers(&wire.headers),
     }
+}
+
+/// Without the time of the original: with it, a retention shorter than its age would delete the copy at once.
+fn copied<'a>(topic: &'a str, replica: &'a Replica) -> FutureRecord<'a, [u8], [u8]> {
+    FutureRecord {
+        topic,
+        partition: replica.partition.and_then(|p| i32::try_from(p).ok()),
+        payload: replica.raw.body.as_deref(),
+        key: replica.raw.key.as_deref(),
+        timestamp: None,
+        headers: headers(&replica.raw.headers),
+    }
+}
+
+fn headers(all: &Headers) -> Option<OwnedHeaders> {
+    let list = || {
+        all.iter().fold(
+            OwnedHeaders::new_with_capacity(all.len()),
+            |list, (name, value)| {
+                list.insert(Header {
+                    key: name,
+                    value: Some(&value[..]),
+                })
+            },
+        )
+    };
+    (!all.is_empty()).then(list)
 }

@@ -19,6 +19,8 @@ use crate::model::{RawMessage, UnixMs};
 const ANSWER: Duration = Duration::from_secs(10);
 /// Connections kept for the next read; a replay reads with one per job.
 const KEPT: usize = 4;
+/// A read is cut short behind so many bytes: who asks for a thousand messages need not have room for a gigabyte.
+const READ_BYTES: usize = 16 << 20;
 
 /// Where a kept connection stands.
 struct Reading {
@@ -204,12 +206,14 @@ impl KafkaScan {
             (at.next, at.end) = (natural(start), natural(end));
         }
         let mut converter = Converter::new(self.broker.clone(), topic.into());
-        let deadline = Instant::now() + ANSWER;
-        while out.len() < max && at.next < at.end {
+        let (deadline, mut bytes) = (Instant::now() + ANSWER, 0);
+        while out.len() < max && bytes < READ_BYTES && at.next < at.end {
             match at.client.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => {
                     at.next = natural(message.offset()) + 1;
-                    out.push(convert(&mut converter, &message));
+                    let message = convert(&mut converter, &message);
+                    bytes += message.size();
+                    out.push(message);
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok((out, false)),
                 Some(Err(error)) if error.rdkafka_error_code().is_some_and(lasting) => return Err(error),

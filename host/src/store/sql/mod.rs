@@ -16,6 +16,7 @@ mod jobs;
 mod letters;
 mod matching;
 mod op;
+mod replays;
 mod retries;
 mod row;
 mod schema;
@@ -92,8 +93,8 @@ impl Store {
     }
 
     /// Voids all leases of this host and tells how many there were; those of other hosts stay. Right after opening, when
-    /// nothing of this process can hold one: what an earlier run had claimed is due again at once, and letters it was sending
-    /// are dead again at once, instead of after their lease.
+    /// nothing of this process can hold one: what an earlier run had claimed is due again at once, letters it was sending are
+    /// dead again at once, instead of after their lease, and its replays go on at once.
     pub async fn reclaim(&self) -> Result<u64, Error> {
         let rows = self.write(Op::Reclaim(self.host())).await?.count();
         Ok(rows + self.write(Op::Lapse(Over::Of(self.host()))).await?.count())

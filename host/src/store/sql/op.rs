@@ -6,7 +6,7 @@ use super::change::{self, Over};
 use super::engine::Connection;
 use super::retries::{self, Claim};
 use super::tally::Tally;
-use super::{Error, audit, enter, jobs};
+use super::{Error, audit, enter, jobs, replays};
 use crate::model::{DeadLetter, UnixMs};
 use crate::store::{AuditEntry, Change, Changed, Job, Note, Parked};
 
@@ -25,6 +25,7 @@ pub(super) enum Op {
     Enter(Vec<DeadLetter>),
     Change(String, Change, Note, Arc<str>),
     Lapse(Over),
+    Replay(replays::Change),
     Audit(Vec<AuditEntry>),
     Forget {
         before: UnixMs,
@@ -40,6 +41,7 @@ pub(super) enum Done {
     Count(u64),
     Entered(Vec<String>),
     Changed(Changed),
+    Replay(replays::Changed),
     Job(Option<Box<Job>>),
     /// Was it done?
     Flag(bool),
@@ -77,11 +79,11 @@ impl Op {
         match self {
             Self::Park(rows) => into.rows.extend(rows),
             Self::Change(_, Change::Sent { park, .. } | Change::Edited { park, .. }, ..) => {
-                into.rows.extend(park.as_deref())
+                into.rows.extend(park.as_deref());
             }
             Self::Job(
                 jobs::Op::Change {
-                    change: Change::Sent { park, .. },
+                    change: Change::Sent { park, .. } | Change::Edited { park, .. },
                     ..
                 },
                 _,
@@ -95,6 +97,7 @@ impl Op {
             | Self::Enter(_)
             | Self::Change(..)
             | Self::Lapse(_)
+            | Self::Replay(_)
             | Self::Audit(_)
             | Self::Forget { .. }
             | Self::Job(..) => {}
@@ -129,7 +132,9 @@ impl Op {
             }
             Self::Reclaim(host) => {
                 jobs::let_all_go(on, host).await?;
-                return retries::release_all(on, host).await.map(Done::Count);
+                let replays = replays::let_all_go(on, host).await?;
+                let rows = retries::release_all(on, host).await?;
+                return Ok(Done::Count(replays + rows));
             }
             Self::Job(op, host) => return op.apply(on, now, host, tally).await,
             Self::Enter(letters) => {
@@ -143,6 +148,7 @@ impl Op {
                     .await
                     .map(Done::Changed);
             }
+            Self::Replay(change) => return change.apply(on, now).await.map(Done::Replay),
             Self::Audit(entries) => {
                 for entry in entries {
                     audit::add(on, entry).await?;

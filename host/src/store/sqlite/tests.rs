@@ -11,6 +11,7 @@
 mod groups;
 mod jobs;
 mod letters;
+mod replays;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
