@@ -18,6 +18,7 @@ mod dev;
 mod dlq;
 mod docs;
 mod drain;
+mod fleet;
 mod guarantees;
 mod hostile;
 mod http;

@@ -156,7 +156,11 @@ fn wasm_bytes_of(wasm_size: &str) -> u64 {
 
 #[test]
 fn the_shipped_files_load() {
-    let env = [("RABBITMQ_PASSWORD", "x"), ("KAFKA_PASSWORD", "x")];
+    let env = [
+        ("RABBITMQ_PASSWORD", "x"),
+        ("KAFKA_PASSWORD", "x"),
+        ("HELIX_TOKEN_ANN", "x"),
+    ];
     for name in [
         "config/helix.toml",
         "config/cluster.toml",

@@ -121,9 +121,11 @@ async fn letters_from_before_there_were_groups_are_grouped_by_what_is_known() {
         include_str!("../../sql/migrations/0002_letter_trail.sql"),
     ] {
         let migration = migration
-            .replace("{serial}", "INTEGER PRIMARY KEY")
-            .replace("{bytes}", "BLOB")
-            .replace("{key}", "TEXT");
+            .replace("{serial}", engine::SERIAL)
+            .replace("{bytes}", engine::BYTES)
+            .replace("{key}", engine::KEY)
+            .replace("{lane}", engine::LANE)
+            .replace("{type}", engine::TYPE);
         sqlx::raw_sql(sqlx::AssertSqlSafe(migration))
             .execute(&mut shell)
             .await
