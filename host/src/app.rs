@@ -119,6 +119,7 @@ impl App {
             plugins: Arc::new(runtime.clone()),
             retries: Arc::new(store.clone()),
             letters: Arc::new(store.clone()),
+            held: Arc::new(store.clone()),
             targets: publishers(settings, &brokers)?,
             limits: settings.limits.clone(),
             unrouted: settings.unrouted,
@@ -152,6 +153,8 @@ impl App {
             _lock: lock,
         });
         app.follow_plugins();
+        // Before anybody can ask for them.
+        gauges::of_store(&app).await;
         app.prepare().await;
         let tasks = app.spawn(listener, token, clock);
         Ok((app, tasks))
@@ -165,11 +168,13 @@ impl App {
     ) -> Tasks {
         let settings = self.settings.load_full();
         let mut tasks = Tasks::new(self.fatal.clone());
+        let swept = Arc::clone(&clock);
         let api = Arc::new(Api {
             brokers: self.brokers.clone(),
             targets: self.context.targets.clone(),
             plugins: Arc::new(self.runtime.clone()),
             letters: Arc::new(self.store.clone()),
+            held: Arc::new(self.store.clone()),
             redrive: Arc::new(letters::redrive(self, &clock)),
             retries: Arc::new(self.store.clone()),
             dispatcher: Arc::clone(&self.dispatcher),
@@ -191,6 +196,16 @@ impl App {
         tasks.spawn(Kind::Gauges, gauges::run(Arc::clone(self)));
         let letters = Arc::new(self.store.clone());
         tasks.spawn(Kind::Sweep, dlq::sweep::run(letters, self.stop.clone()));
+        // Without messaging there are no routes, and nothing is known about them.
+        if settings.host.messaging {
+            let sweep = dlq::parked::Sweep {
+                letters: Arc::new(self.store.clone()),
+                held: Arc::new(self.store.clone()),
+                routes: letters::routes(self),
+                clock: swept,
+            };
+            tasks.spawn(Kind::Sweep, sweep.run(self.stop.clone()));
+        }
         tasks
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::App;
 use crate::broker::Health;
 use crate::model::MessageKind;
-use crate::store::{DeadLetters, Retries};
+use crate::store::{DeadLetters, HeldKeys, Retries};
 use crate::telemetry::metrics::DLQ;
 
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -49,6 +49,12 @@ async fn read(app: &App) {
             }
         }
     }
+    of_store(app).await;
+}
+
+/// What is kept in the store.
+pub(super) async fn of_store(app: &App) {
+    let metrics = &app.metrics;
     if let Ok(count) = app.store.count().await {
         metrics
             .retries_pending
@@ -67,5 +73,20 @@ async fn read(app: &App) {
                 .with_label_values(&[destination.as_str()])
                 .set(i64::try_from(n).unwrap_or(i64::MAX));
         }
+    }
+    if let (Ok(keys), Ok(waiting)) = (app.store.held_routes().await, app.store.waiting().await) {
+        let keys = keys.into_iter().map(|held| (held.route, held.keys)).collect();
+        by_route(&metrics.parked_keys, keys);
+        by_route(&metrics.parked_messages, waiting);
+    }
+}
+
+/// Routes of which nothing is left disappear.
+fn by_route(gauge: &prometheus::IntGaugeVec, values: Vec<(String, u64)>) {
+    gauge.reset();
+    for (route, n) in values {
+        gauge
+            .with_label_values(&[route.as_str()])
+            .set(i64::try_from(n).unwrap_or(i64::MAX));
     }
 }

@@ -1,5 +1,6 @@
-//! `helix dlq ls|show|reprocess|discard`: dead letters of the running host.
+//! `helix dlq ls|show|parked|reprocess|release|discard`: dead letters of the running host.
 
+mod parked;
 mod redrive;
 
 use clap::{Args, Subcommand};
@@ -20,8 +21,12 @@ pub enum Dlq {
         /// Id from `dlq ls`
         id: String,
     },
-    /// Send again: tasks to their queue, events to the route that failed
+    /// List keys that wait behind a dead letter (routes with on_dead_letter = "park")
+    Parked(parked::Parked),
+    /// Send again: tasks to their queue, events to the route that failed; where a key waits behind it, in its old place
     Reprocess(redrive::Reprocess),
+    /// Let the key behind a dead letter go on without it; the letter stays
+    Release(redrive::Release),
     /// Give up on, for good: they stay in the list, with the reason
     Discard(redrive::Discard),
 }
@@ -63,6 +68,8 @@ impl Dlq {
         match self {
             Self::Ls(list) => list.run(global, &client).await,
             Self::Show { id } => show(global, &client, &id).await,
+            Self::Parked(list) => list.run(global, &client).await,
+            Self::Release(command) => command.run(global, &client).await,
             Self::Reprocess(command) => command.run(global, &client).await,
             Self::Discard(command) => command.run(global, &client).await,
         }
@@ -153,6 +160,10 @@ async fn show(global: &Global, client: &Client, id: &str) -> Result<(), Exit> {
         if let Some(value) = value {
             field(name, value)?;
         }
+    }
+    if let Some(waiting) = letter.waiting {
+        let behind = format!("{waiting} messages of its key wait behind it");
+        field("parked", &behind)?;
     }
     field("origin", &letter.origin)?;
     field("first failure", &letter.first_failure)?;

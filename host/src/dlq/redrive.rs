@@ -7,10 +7,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::parked::Policy;
 use super::plan::{self, Plan, Refusal};
 use crate::broker::{PublishError, Publisher};
 use crate::model::{Clock, DeadLetter, Ids, LetterState, RawMessage};
-use crate::store::{Change, Changed, DeadLetters, Note, Parked};
+use crate::store::{Change, Changed, DeadLetters, HeldKeys, Note, Parked};
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::printable;
 use crate::telemetry::metrics::DLQ;
@@ -25,12 +26,14 @@ const PAUSES_MS: [u64; 7] = [20, 100, 300, 1_000, 2_000, 4_000, 8_000];
 /// The routes of this host, as far as sending again needs them.
 pub trait Routes: Send + Sync {
     fn has(&self, route: &str) -> bool;
+    fn policy(&self, route: &str) -> Policy;
     /// A message was parked that is due.
     fn parked(&self);
 }
 
 pub struct Redrive {
     pub letters: Arc<dyn DeadLetters>,
+    pub held: Arc<dyn HeldKeys>,
     pub publishers: HashMap<Arc<str>, Arc<dyn Publisher>>,
     pub routes: Arc<dyn Routes>,
     pub clock: Arc<dyn Clock>,
@@ -46,6 +49,9 @@ pub enum Refused {
     /// It is in that state, so this cannot be done with it.
     #[error("the letter is {}", .0.as_str())]
     Conflict(LetterState),
+    /// There is nothing to release.
+    #[error("no key waits behind the letter")]
+    HoldsNothing,
     /// Nothing was sent.
     #[error("{0}")]
     Refusal(#[from] Refusal),
@@ -94,8 +100,32 @@ impl Redrive {
         match self.letters.change(id, Change::Discard, note).await? {
             Changed::Done(letter) => {
                 tracing::info!(letter = %id, actor = %printable(actor), "dead letter discarded");
+                self.routes.parked();
                 Ok(letter.state)
             }
+            Changed::Conflict(state) => Err(Refused::Conflict(state)),
+            Changed::Unknown => Err(Refused::Unknown),
+        }
+    }
+
+    /// The key that waits behind it goes on without it; the state of the letter afterwards, `dead` as before.
+    ///
+    /// # Errors
+    /// There is none, it is not `dead`, or nothing waits behind it.
+    pub async fn release(
+        &self,
+        id: &str,
+        actor: &str,
+        reason: Option<String>,
+    ) -> Result<LetterState, Refused> {
+        let note = note(actor, "release", reason);
+        match self.letters.change(id, Change::Release, note).await? {
+            Changed::Done(letter) => {
+                tracing::info!(letter = %id, actor = %printable(actor), "the key behind a dead letter goes on without it");
+                self.routes.parked();
+                Ok(letter.state)
+            }
+            Changed::Conflict(LetterState::Dead) => Err(Refused::HoldsNothing),
             Changed::Conflict(state) => Err(Refused::Conflict(state)),
             Changed::Unknown => Err(Refused::Unknown),
         }
@@ -107,7 +137,7 @@ impl Redrive {
         if letter.state != LetterState::Dead {
             return Err(Refused::Conflict(letter.state));
         }
-        self.plan(&letter)?;
+        self.plan(&letter).await?;
         let holder = self.ids.next();
         let claim = Change::Claim {
             holder: holder.clone(),
@@ -120,13 +150,23 @@ impl Redrive {
             Changed::Unknown => return Err(Refused::Unknown),
         };
         // As it is now: somebody may have had it in between, so that it was sent again once more.
-        let sent = match self.plan(&letter) {
-            Ok(Target::Queue(publisher, raw)) => publish(&*publisher, *raw).await.map(|()| None),
-            Ok(Target::Route(parked)) => Ok(Some(parked)),
+        let sent = match self.plan(&letter).await {
+            Ok(Target::Queue(publisher, raw)) => publish(&*publisher, *raw).await.map(|()| Change::Sent {
+                holder: holder.clone(),
+                park: None,
+            }),
+            Ok(Target::Route(parked)) => Ok(Change::Sent {
+                holder: holder.clone(),
+                park: Some(parked),
+            }),
+            Ok(Target::Held(row)) => Ok(Change::Resume {
+                holder: holder.clone(),
+                row,
+            }),
             Err(refused) => Err(refused),
         };
         match sent {
-            Ok(park) => self.sent(id, actor, holder, park).await,
+            Ok(change) => self.sent(id, actor, change).await,
             Err(refused) => {
                 self.give_back(id, actor, holder, &refused).await;
                 Err(refused)
@@ -134,7 +174,12 @@ impl Redrive {
         }
     }
 
-    fn plan(&self, letter: &DeadLetter) -> Result<Target, Refused> {
+    async fn plan(&self, letter: &DeadLetter) -> Result<Target, Refused> {
+        if let Some(held) = self.held.held_by(&letter.id).await? {
+            let now = self.clock.now_ms();
+            let row = plan::resume(letter, &held, |route| self.routes.has(route), now)?;
+            return Ok(Target::Held(Box::new(row)));
+        }
         match plan::plan(letter, |route| self.routes.has(route), self.clock.now_ms())? {
             Plan::Route(parked) => Ok(Target::Route(parked)),
             Plan::Queue(raw) => {
@@ -149,15 +194,8 @@ impl Redrive {
     }
 
     /// The state afterwards. Not `reprocessed` when the message was so quick that it has failed again already.
-    async fn sent(
-        &self,
-        id: &str,
-        actor: &str,
-        holder: String,
-        park: Option<Box<Parked>>,
-    ) -> Result<LetterState, Refused> {
-        let parks = park.is_some();
-        let change = Change::Sent { holder, park };
+    async fn sent(&self, id: &str, actor: &str, change: Change) -> Result<LetterState, Refused> {
+        let parks = !matches!(change, Change::Sent { park: None, .. });
         match self.persist(id, &change, &note(actor, "sent", None)).await {
             Ok(Changed::Done(letter)) => {
                 self.metrics.dlq_reprocessed.with_label_values(&[DLQ]).inc();
@@ -204,6 +242,8 @@ impl Redrive {
 enum Target {
     Queue(Arc<dyn Publisher>, Box<RawMessage>),
     Route(Box<Parked>),
+    /// The row at the head of the lane that waits behind it.
+    Held(Box<Parked>),
 }
 
 async fn publish(publisher: &dyn Publisher, raw: RawMessage) -> Result<(), Refused> {

@@ -91,7 +91,11 @@ pub(super) async fn show(
 ) -> Result<Json<Letter>, Problem> {
     let letter = api.letters.get(&id).await?.ok_or_else(|| unknown(&id))?;
     let trail = api.letters.trail(&id).await?;
-    Ok(Json(Letter::whole(&letter, trail)))
+    let held = api.held.held_by(&id).await?;
+    Ok(Json(Letter {
+        waiting: held.map(|held| held.waiting),
+        ..Letter::whole(&letter, trail)
+    }))
 }
 
 /// Who asks and why, in the query or in a JSON body.
@@ -100,7 +104,7 @@ pub(super) async fn show(
 pub(super) struct Because {
     /// A name for the trail, taken as it is said.
     actor: Option<String>,
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
 }
 
 const ACTOR: &str = "http";
@@ -108,7 +112,7 @@ const MAX_ACTOR: usize = 128;
 
 impl Because {
     /// The body where it says something, else the query.
-    fn read(
+    pub(super) fn read(
         query: Result<Query<Self>, QueryRejection>,
         body: Result<Bytes, BytesRejection>,
     ) -> Result<Self, Problem> {
@@ -133,7 +137,7 @@ impl Because {
         })
     }
 
-    fn actor(&self) -> &str {
+    pub(super) fn actor(&self) -> &str {
         self.actor.as_deref().unwrap_or(ACTOR)
     }
 }
@@ -169,7 +173,7 @@ pub(super) async fn discard(
     Ok(Json(outcome(id, state)))
 }
 
-fn outcome(id: String, state: LetterState) -> Outcome {
+pub(super) fn outcome(id: String, state: LetterState) -> Outcome {
     Outcome {
         id,
         status: state.as_str().to_owned(),
@@ -182,13 +186,17 @@ fn unknown(id: &str) -> Problem {
     ))
 }
 
-fn problem(id: &str, refused: Refused) -> Problem {
+pub(super) fn problem(id: &str, refused: Refused) -> Problem {
     let dead = LetterState::Dead;
     match refused {
         Refused::Unknown => unknown(id),
         Refused::Conflict(state) => Problem::conflict(
             state,
             format!("the letter `{id}` is {}; {}", state.as_str(), next(state)),
+        ),
+        Refused::HoldsNothing => Problem::conflict(
+            dead,
+            format!("no key waits behind the letter `{id}`; `helix dlq parked` shows those that do"),
         ),
         Refused::Target(PublishError::UnknownTarget(name)) => Problem::conflict(
             dead,

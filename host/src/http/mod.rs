@@ -3,6 +3,7 @@
 mod auth;
 mod dlq;
 mod health;
+mod parked;
 mod plugins;
 mod problem;
 mod publish;
@@ -26,7 +27,7 @@ use crate::dispatch::{Dispatcher, Targets};
 use crate::dlq::Redrive;
 use crate::guest::Plugins;
 use crate::model::{Clock, Ids};
-use crate::store::{DeadLetters, Retries};
+use crate::store::{DeadLetters, HeldKeys, Retries};
 use crate::telemetry::Metrics;
 
 /// What the handlers of the API need.
@@ -35,6 +36,7 @@ pub struct Api {
     pub targets: Targets,
     pub plugins: Arc<dyn Plugins>,
     pub letters: Arc<dyn DeadLetters>,
+    pub held: Arc<dyn HeldKeys>,
     pub redrive: Arc<Redrive>,
     pub retries: Arc<dyn Retries>,
     pub dispatcher: Arc<Dispatcher>,
@@ -65,6 +67,8 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/messaging/dlq/{id}", get(dlq::show).delete(dlq::discard))
         .route("/v1/messaging/dlq/{id}/reprocess", post(dlq::reprocess))
         .route("/v1/messaging/dlq/{id}/discard", delete(dlq::discard))
+        .route("/v1/messaging/dlq/parked", get(parked::list))
+        .route("/v1/messaging/dlq/{id}/release", post(parked::release))
         .route("/v1/messaging/plugins", get(plugins::list))
         .route_layer(axum::middleware::from_fn_with_state(
             Arc::clone(&api),

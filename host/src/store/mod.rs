@@ -2,6 +2,7 @@
 //!
 //! Every method that changes something returns only after the change is on disk.
 
+mod held;
 pub mod sqlite;
 
 use std::borrow::Cow;
@@ -10,6 +11,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::model::{Attempt, DeadLetter, FailureClass, LetterState, RawMessage, UnixMs};
+
+pub use held::{HeldFilter, HeldKey, HeldKeys, HeldPage, HeldRoute};
 
 /// A message parked until it is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,23 +105,28 @@ pub enum Change {
     },
     /// `retrying → dead`, by its holder.
     GiveBack { holder: String },
-    /// `dead → discarded`.
+    /// `retrying → reprocessed`, by its holder, of a letter that holds a key: the row that waits at the head of its lane is
+    /// this message from now on, and due. A conflict when the letter holds none.
+    Resume { holder: String, row: Box<Parked> },
+    /// It stays `dead`, and the key that waits behind it goes on without it. A conflict when none does.
+    Release,
+    /// `dead → discarded`. A key that waits behind it goes on.
     Discard,
 }
 
 impl Change {
     pub fn from(&self) -> LetterState {
         match self {
-            Self::Claim { .. } | Self::Discard => LetterState::Dead,
-            Self::Sent { .. } | Self::GiveBack { .. } => LetterState::Retrying,
+            Self::Claim { .. } | Self::Release | Self::Discard => LetterState::Dead,
+            Self::Sent { .. } | Self::Resume { .. } | Self::GiveBack { .. } => LetterState::Retrying,
         }
     }
 
     pub fn to(&self) -> LetterState {
         match self {
             Self::Claim { .. } => LetterState::Retrying,
-            Self::Sent { .. } => LetterState::Reprocessed,
-            Self::GiveBack { .. } => LetterState::Dead,
+            Self::Sent { .. } | Self::Resume { .. } => LetterState::Reprocessed,
+            Self::GiveBack { .. } | Self::Release => LetterState::Dead,
             Self::Discard => LetterState::Discarded,
         }
     }
@@ -126,8 +134,10 @@ impl Change {
     /// Only this one may make it.
     pub fn holder(&self) -> Option<&str> {
         match self {
-            Self::Sent { holder, .. } | Self::GiveBack { holder } => Some(holder),
-            Self::Claim { .. } | Self::Discard => None,
+            Self::Sent { holder, .. } | Self::Resume { holder, .. } | Self::GiveBack { holder } => {
+                Some(holder)
+            }
+            Self::Claim { .. } | Self::Release | Self::Discard => None,
         }
     }
 }

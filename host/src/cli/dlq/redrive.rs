@@ -1,4 +1,4 @@
-//! `helix dlq reprocess|discard`: one request per letter. One that is refused does not stop the others.
+//! `helix dlq reprocess|release|discard`: one request per letter. One that is refused does not stop the others.
 
 use clap::Args;
 use serde::Serialize;
@@ -14,6 +14,16 @@ pub struct Reprocess {
     /// Ids from `dlq ls`
     #[arg(required = true, value_name = "ID")]
     ids: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Release {
+    /// Ids from `dlq parked`
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<String>,
+    /// Why; kept with the letter
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -42,6 +52,18 @@ impl Reprocess {
         each(global, &self.ids, async |id| {
             client
                 .post(&format!("/v1/messaging/dlq/{id}/reprocess"), &body)
+                .await
+        })
+        .await
+    }
+}
+
+impl Release {
+    pub async fn run(self, global: &Global, client: &Client) -> Result<(), Exit> {
+        let body = json!({ "actor": actor(), "reason": self.reason });
+        each(global, &self.ids, async |id| {
+            client
+                .post(&format!("/v1/messaging/dlq/{id}/release"), &body)
                 .await
         })
         .await

@@ -55,6 +55,10 @@ impl Routes for Woken {
         route == "there"
     }
 
+    fn policy(&self, _: &str) -> Policy {
+        Policy::Gone
+    }
+
     fn parked(&self) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
@@ -123,6 +127,7 @@ impl Stage {
         let publisher: Arc<dyn Publisher> = Arc::clone(&queue) as Arc<dyn Publisher>;
         let redrive = Arc::new(Redrive {
             letters: Arc::new(store.clone()),
+            held: Arc::new(store.clone()),
             publishers: HashMap::from([("b".into(), publisher)]),
             routes: Arc::clone(&routes) as Arc<dyn Routes>,
             clock: Arc::new(SystemClock),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::engine::{Connection, failed};
 use super::row::{column, corrupt};
-use super::{Error, int, letters, retries, trail};
+use super::{Error, held, int, letters, retries, trail};
 use crate::model::clock::duration_ms;
 use crate::model::{LetterState, UnixMs};
 use crate::store::{Change, Changed, Note};
@@ -19,8 +19,16 @@ pub(super) async fn change(
     let (from, to) = (change.from(), change.to());
     let (holder, until) = match change {
         Change::Claim { holder, lease } => (Some(holder), Some(end_of(now, *lease))),
-        Change::Sent { .. } | Change::GiveBack { .. } | Change::Discard => (None, None),
+        Change::Sent { .. }
+        | Change::Resume { .. }
+        | Change::GiveBack { .. }
+        | Change::Release
+        | Change::Discard => (None, None),
     };
+    let holds = held::holds(on, id).await?;
+    if !holds && matches!(change, Change::Resume { .. } | Change::Release) {
+        return Ok(state(on, id).await?.map_or(Changed::Unknown, Changed::Conflict));
+    }
     // A holder that is asked for has to be there; where none is asked for the row has none either.
     let changed = sqlx::query(
         "UPDATE dead_letters SET state = $3, holder = $4, lease_until_ms = $5
@@ -39,8 +47,19 @@ pub(super) async fn change(
         return Ok(state(on, id).await?.map_or(Changed::Unknown, Changed::Conflict));
     };
     trail::add(on, id, now, (from, to), note).await?;
-    if let Change::Sent { park: Some(row), .. } = change {
-        retries::insert(on, row).await?;
+    match change {
+        Change::Resume { row, .. } => held::resume(on, id, row).await?,
+        Change::Release | Change::Discard if holds => held::remove(on, id).await?,
+        // Whoever sent it did not know that it holds a key. Its row is where it runs, also when its queue has it as well: the
+        // one that came from there may have been taken for the row's double.
+        Change::Sent { park: Some(row), .. } if holds => held::resume(on, id, row).await?,
+        Change::Sent { park: None, .. } if holds => held::wake(on, id, now).await?,
+        Change::Sent { park: Some(row), .. } => retries::insert(on, row).await?,
+        Change::Claim { .. }
+        | Change::Sent { park: None, .. }
+        | Change::GiveBack { .. }
+        | Change::Release
+        | Change::Discard => {}
     }
     Ok(Changed::Done(Box::new(letters::letter(&row)?)))
 }

@@ -10,6 +10,7 @@
 mod change;
 pub(super) mod codec;
 mod enter;
+mod held;
 mod letters;
 mod op;
 mod retries;

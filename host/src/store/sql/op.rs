@@ -1,7 +1,7 @@
 //! The changes that the writer makes.
 
 use super::engine::Connection;
-use super::{Error, change, enter, retries};
+use super::{Error, change, enter, held, retries};
 use crate::model::{DeadLetter, UnixMs};
 use crate::store::{Change, Changed, Note, Parked};
 
@@ -15,6 +15,7 @@ pub(super) enum Op {
     Complete(String),
     Reschedule(Box<Parked>),
     Bury(String, Box<DeadLetter>),
+    Hold(Box<Parked>, Box<DeadLetter>),
     Release(String),
     Reclaim,
     Enter(Vec<DeadLetter>),
@@ -71,6 +72,11 @@ impl Op {
             Self::Bury(id, letter) => {
                 let entered = enter::enter(on, letter, now).await?;
                 retries::remove(on, id).await?;
+                return Ok(Done::Entered(vec![entered]));
+            }
+            Self::Hold(row, letter) => {
+                let entered = enter::enter(on, letter, now).await?;
+                held::hold(on, row, &entered, now).await?;
                 return Ok(Done::Entered(vec![entered]));
             }
             Self::Release(id) => retries::release(on, id).await?,

@@ -34,7 +34,7 @@ pub(super) async fn insert(on: &mut Connection, row: &Parked) -> Result<(), Erro
     Ok(())
 }
 
-fn history(row: &Parked) -> Result<String, Error> {
+pub(super) fn history(row: &Parked) -> Result<String, Error> {
     serde_json::to_string(&row.history).map_err(|e| Error::Storage(e.to_string()))
 }
 

@@ -10,6 +10,7 @@ use super::engine::{self, BYTES, Connection, KEY, SERIAL};
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_init.sql"),
     include_str!("migrations/0002_letter_trail.sql"),
+    include_str!("migrations/0005_parking.sql"),
 ];
 
 /// The error is the reason why the store cannot be opened.

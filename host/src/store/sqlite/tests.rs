@@ -8,6 +8,7 @@
     reason = "tests"
 )]
 
+mod held;
 mod letters;
 
 use std::collections::HashSet;
