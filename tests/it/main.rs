@@ -25,6 +25,7 @@ mod kafka_client;
 mod kill;
 mod load;
 mod order;
+mod park;
 mod reload;
 mod seen;
 mod smoke;
