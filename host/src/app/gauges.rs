@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::core::Collector;
+
 use super::App;
 use crate::broker::Health;
 use crate::model::MessageKind;
@@ -81,12 +83,18 @@ pub(super) async fn of_store(app: &App) {
     }
 }
 
-/// Routes of which nothing is left disappear.
+/// Routes of which nothing is left disappear; no reader sees one missing that is there.
 fn by_route(gauge: &prometheus::IntGaugeVec, values: Vec<(String, u64)>) {
-    gauge.reset();
-    for (route, n) in values {
+    for (route, n) in &values {
         gauge
             .with_label_values(&[route.as_str()])
-            .set(i64::try_from(n).unwrap_or(i64::MAX));
+            .set(i64::try_from(*n).unwrap_or(i64::MAX));
+    }
+    for family in gauge.collect() {
+        let labels = family.get_metric().iter().flat_map(|metric| metric.get_label());
+        for label in labels.filter(|label| values.iter().all(|(route, _)| route != label.value())) {
+            // Gone already is gone.
+            let _ = gauge.remove_label_values(&[label.value()]);
+        }
     }
 }
