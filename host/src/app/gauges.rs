@@ -77,21 +77,24 @@ pub(super) async fn of_store(app: &App) {
         }
     }
     if let (Ok(keys), Ok(waiting)) = (app.store.held_routes().await, app.store.waiting().await) {
-        let keys = keys.into_iter().map(|held| (held.route, held.keys)).collect();
-        by_route(&metrics.parked_keys, keys);
-        by_route(&metrics.parked_messages, waiting);
+        let keys: Vec<(String, u64)> = keys.into_iter().map(|held| (held.route, held.keys)).collect();
+        by_route(&metrics.parked_keys, &keys);
+        by_route(&metrics.parked_messages, &waiting);
     }
 }
 
 /// Routes of which nothing is left disappear; no reader sees one missing that is there.
-fn by_route(gauge: &prometheus::IntGaugeVec, values: Vec<(String, u64)>) {
-    for (route, n) in &values {
+fn by_route(gauge: &prometheus::IntGaugeVec, values: &[(String, u64)]) {
+    for (route, n) in values {
         gauge
             .with_label_values(&[route.as_str()])
             .set(i64::try_from(*n).unwrap_or(i64::MAX));
     }
     for family in gauge.collect() {
-        let labels = family.get_metric().iter().flat_map(|metric| metric.get_label());
+        let labels = family
+            .get_metric()
+            .iter()
+            .flat_map(prometheus::proto::Metric::get_label);
         for label in labels.filter(|label| values.iter().all(|(route, _)| route != label.value())) {
             // Gone already is gone.
             let _ = gauge.remove_label_values(&[label.value()]);
