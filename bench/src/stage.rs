@@ -68,6 +68,7 @@ impl Stage {
             plugins,
             retries: Arc::new(store.clone()),
             letters: Arc::new(store.clone()),
+            held: Arc::new(store.clone()),
             targets: Targets {
                 tasks: target.clone(),
                 events: target,

@@ -118,6 +118,7 @@ impl App {
             plugins: Arc::new(runtime.clone()),
             retries: Arc::clone(&store.retries),
             letters: Arc::clone(&store.letters),
+            held: Arc::clone(&store.held),
             targets: publishers(settings, &brokers)?,
             limits: settings.limits.clone(),
             unrouted: settings.unrouted,
@@ -160,6 +161,8 @@ impl App {
             _lock: lock,
         });
         app.follow_plugins();
+        // Before anybody can ask for them.
+        gauges::of_store(&app).await;
         app.prepare().await;
         let tasks = app.spawn(listener, clock);
         Ok((app, tasks))
@@ -176,12 +179,14 @@ impl App {
         } else {
             self.jobs_idle.cancel();
         }
+        let swept = Arc::clone(&clock);
         let api = Arc::new(Api {
             brokers: self.brokers.clone(),
             targets: self.context.targets.clone(),
             plugins: Arc::new(self.runtime.clone()),
             candidates: Arc::new(self.runtime.clone()),
             letters: Arc::clone(&self.store.letters),
+            held: Arc::clone(&self.store.held),
             redrive,
             jobs: Arc::clone(&self.store.jobs),
             nudge,
@@ -216,6 +221,7 @@ impl App {
         );
         let letters = Arc::clone(&self.store.letters);
         tasks.spawn(Kind::Sweep, dlq::sweep::run(letters, self.stop.clone()));
+        // Without messaging there are no routes, and nothing is known about them.
         if settings.host.messaging {
             let (stopping, idle) = (self.stopping.clone(), self.replays_idle.clone());
             tasks.spawn(Kind::Replay, async move {
@@ -223,6 +229,13 @@ impl App {
                 idle.cancel();
                 ended
             });
+            let sweep = dlq::parked::Sweep {
+                letters: Arc::clone(&self.store.letters),
+                held: Arc::clone(&self.store.held),
+                routes: letters::routes(self),
+                clock: swept,
+            };
+            tasks.spawn(Kind::Sweep, sweep.run(self.stop.clone()));
         } else {
             self.replays_idle.cancel();
         }

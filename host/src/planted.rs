@@ -33,10 +33,12 @@ pub enum Bug {
     WallClockDeadline,
     /// The embedded broker confirms without syncing its file.
     FsyncSkipped,
+    /// A host that starts does not know which keys wait in the store.
+    ParkForgottenOverRestart,
 }
 
 impl Bug {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::AckBeforeHandle,
         Self::CommitMaximum,
         Self::DeadLetterAfterAck,
@@ -47,6 +49,7 @@ impl Bug {
         Self::PermitLeakedOnTrap,
         Self::WallClockDeadline,
         Self::FsyncSkipped,
+        Self::ParkForgottenOverRestart,
     ];
 
     /// The value of `HELIX_PLANTED`.
@@ -62,6 +65,7 @@ impl Bug {
             Self::PermitLeakedOnTrap => "permit-leaked-on-trap",
             Self::WallClockDeadline => "wall-clock-deadline",
             Self::FsyncSkipped => "fsync-skipped",
+            Self::ParkForgottenOverRestart => "park-forgotten-over-restart",
         }
     }
 }

@@ -27,6 +27,7 @@ mod kafka_client;
 mod kill;
 mod load;
 mod order;
+mod park;
 mod rehearse;
 mod reload;
 mod replay;

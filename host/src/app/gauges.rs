@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::core::Collector;
+
 use super::App;
 use crate::broker::Health;
 use crate::model::MessageKind;
@@ -48,6 +50,12 @@ async fn read(app: &App) {
             }
         }
     }
+    of_store(app).await;
+}
+
+/// What is kept in the store.
+pub(super) async fn of_store(app: &App) {
+    let metrics = &app.metrics;
     if let Ok(count) = app.store.retries.count().await {
         metrics
             .retries_pending
@@ -68,6 +76,30 @@ async fn read(app: &App) {
                 .dlq_messages
                 .with_label_values(&[destination.as_str()])
                 .set(i64::try_from(n).unwrap_or(i64::MAX));
+        }
+    }
+    if let (Ok(keys), Ok(waiting)) = (app.store.held.held_routes().await, app.store.held.waiting().await) {
+        let keys: Vec<(String, u64)> = keys.into_iter().map(|held| (held.route, held.keys)).collect();
+        by_route(&metrics.parked_keys, &keys);
+        by_route(&metrics.parked_messages, &waiting);
+    }
+}
+
+/// Routes of which nothing is left disappear; no reader sees one missing that is there.
+fn by_route(gauge: &prometheus::IntGaugeVec, values: &[(String, u64)]) {
+    for (route, n) in values {
+        gauge
+            .with_label_values(&[route.as_str()])
+            .set(i64::try_from(*n).unwrap_or(i64::MAX));
+    }
+    for family in gauge.collect() {
+        let labels = family
+            .get_metric()
+            .iter()
+            .flat_map(prometheus::proto::Metric::get_label);
+        for label in labels.filter(|label| values.iter().all(|(route, _)| route != label.value())) {
+            // Gone already is gone.
+            let _ = gauge.remove_label_values(&[label.value()]);
         }
     }
 }

@@ -6,6 +6,7 @@ use tokio::sync::Notify;
 
 use super::App;
 use crate::dispatch::Dispatcher;
+use crate::dlq::parked::Policy;
 use crate::dlq::redrive::Routes;
 use crate::dlq::{Redrive, Runner};
 use crate::model::{Clock, UuidIds};
@@ -20,9 +21,10 @@ pub(super) fn redrive(app: &App, clock: &Arc<dyn Clock>) -> Redrive {
         .map(|(name, broker)| (Arc::clone(name), broker.publisher()));
     Redrive {
         letters: Arc::clone(&app.store.letters),
+        held: Arc::clone(&app.store.held),
         jobs: Arc::clone(&app.store.jobs),
         publishers: publishers.collect(),
-        routes: Arc::new(RoutesOf(Arc::clone(&app.dispatcher))),
+        routes: routes(app),
         clock: Arc::clone(clock),
         ids: Arc::new(UuidIds),
         metrics: Arc::clone(&app.metrics),
@@ -42,11 +44,23 @@ pub(super) fn runner(app: &App, redrive: &Arc<Redrive>, nudge: &Arc<Notify>) -> 
     }
 }
 
+pub(super) fn routes(app: &App) -> Arc<dyn Routes> {
+    Arc::new(RoutesOf(Arc::clone(&app.dispatcher)))
+}
+
 struct RoutesOf(Arc<Dispatcher>);
 
 impl Routes for RoutesOf {
     fn has(&self, route: &str) -> bool {
         self.0.has_route(route)
+    }
+
+    fn policy(&self, route: &str) -> Policy {
+        match self.0.park_of(route) {
+            None => Policy::Gone,
+            Some(None) => Policy::Skip,
+            Some(Some(park)) => Policy::Park { expiry: park.expiry },
+        }
     }
 
     fn parked(&self) {

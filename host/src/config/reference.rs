@@ -80,6 +80,7 @@ pub fn text() -> String {
         fields_of::<raw::Route>(),
         &example,
     );
+    nested(&mut out, "Park", "park = { … }", fields_of::<raw::Park>());
     nested(&mut out, "Retry", "retry = { … }", fields_of::<raw::Retry>());
     comment(&mut out, resolve(field("plugins"), root), "\n");
     section(

@@ -163,6 +163,8 @@ pub struct Route {
     /// Calls that may run at a time.
     pub concurrency: usize,
     pub order: Order,
+    /// Later messages of a key wait behind a dead letter of it, within these bounds; none = they go on.
+    pub park: Option<Park>,
     /// One call, one message.
     pub timeout: Duration,
     /// Messages per second, all hosts counted alone.
@@ -187,6 +189,26 @@ pub enum Order {
     Key,
     /// The whole partition (or queue).
     Partition,
+}
+
+/// What becomes of later messages of a key when one is given up on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDeadLetter {
+    /// They go on.
+    #[default]
+    Skip,
+    /// They wait in the store, in order.
+    Park,
+}
+
+/// Bounds of what waits behind a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Park {
+    /// Rows of one key, the one that failed among them.
+    pub limit: u64,
+    /// A key that waits longer is released; none = never.
+    pub expiry: Option<Duration>,
 }
 
 /// One policy per route, the manual's defaults: 3 retries, 1 s, ×2, at most 30 s.

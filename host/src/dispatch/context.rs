@@ -13,7 +13,7 @@ use crate::broker::Publisher;
 use crate::config::valid::{Limits, Unrouted};
 use crate::guest::Plugins;
 use crate::model::{Clock, Ids, MessageKind};
-use crate::store::{DeadLetters, Retries};
+use crate::store::{DeadLetters, HeldKeys, Retries};
 use crate::telemetry::Metrics;
 
 /// Where handler output goes: the broker that holds queues, and the one that holds topics.
@@ -42,6 +42,7 @@ pub struct Context {
     pub plugins: Arc<dyn Plugins>,
     pub retries: Arc<dyn Retries>,
     pub letters: Arc<dyn DeadLetters>,
+    pub held: Arc<dyn HeldKeys>,
     pub targets: Targets,
     pub limits: Limits,
     pub unrouted: arc_swap::ArcSwap<Unrouted>,
@@ -60,7 +61,7 @@ pub struct Context {
     /// A retry was parked or became due earlier.
     pub(super) due_changed: Notify,
     pub(super) busy: Busy,
-    parked_at_start: Mutex<HashMap<String, Vec<LaneKey>>>,
+    parked: Mutex<HashMap<String, HashSet<LaneKey>>>,
 }
 
 /// The seam values that make a [`Context`].
@@ -72,6 +73,7 @@ pub struct Parts {
     pub plugins: Arc<dyn Plugins>,
     pub retries: Arc<dyn Retries>,
     pub letters: Arc<dyn DeadLetters>,
+    pub held: Arc<dyn HeldKeys>,
     pub targets: Targets,
     pub limits: Limits,
     pub unrouted: Unrouted,
@@ -90,6 +92,7 @@ impl Context {
             plugins: parts.plugins,
             retries: parts.retries,
             letters: parts.letters,
+            held: parts.held,
             targets: parts.targets,
             limits: parts.limits,
             unrouted: arc_swap::ArcSwap::from_pointee(parts.unrouted),
@@ -101,27 +104,23 @@ impl Context {
             closing: CancellationToken::new(),
             due_changed: Notify::new(),
             busy: Busy::default(),
-            parked_at_start: Mutex::default(),
+            parked: Mutex::default(),
         }
     }
 
-    pub(super) fn remember_parked(&self, lanes: Vec<(String, Vec<u8>)>) {
-        let mut parked = self
-            .parked_at_start
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+    /// (route, lane): found in the store, or brought there by a runner that is going.
+    pub(super) fn remember_parked(&self, lanes: impl IntoIterator<Item = (String, Vec<u8>)>) {
+        let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
         for (route, lane) in lanes {
-            parked.entry(route).or_default().push(lane.into());
+            parked.entry(route).or_default().insert(lane.into());
         }
     }
 
-    /// Lanes of a route that were in the store when the host started.
+    /// Lanes of a route that may be in the store when its runner begins.
     pub(super) fn parked_lanes(&self, route: &str) -> Vec<LaneKey> {
-        let parked = self
-            .parked_at_start
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        parked.get(route).cloned().unwrap_or_default()
+        let parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
+        let lanes = parked.get(route).map(|lanes| lanes.iter().cloned().collect());
+        lanes.unwrap_or_default()
     }
 
     /// No other host can get this message, nor one of its key, whatever becomes of this one.

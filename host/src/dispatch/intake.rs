@@ -1,5 +1,6 @@
 //! Permit → pull → decode → route, for one source. Malformed and unrouted messages become dead letters here.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::item::{Duty, Item, fallback_id};
 use super::runner::Runner;
 use super::{CLOSE_LIMIT, Shared, letter, settle};
-use crate::broker::{self, Broker, Comparison, Delivery, Destination, Source, Subscription};
+use crate::broker::{self, Broker, Comparison, Delivery, Destination, Source, Subscription, Token};
 use crate::config::valid::Unrouted;
 use crate::decode::{self, Malformed};
 use crate::model::{Failure, FailureClass, UnixMs};
@@ -130,6 +131,7 @@ impl Intake<'_> {
         let consumed = context.metrics.consumed.with_label_values(&labels);
         let redelivered = context.metrics.redelivered.with_label_values(&labels);
         let in_flight = context.metrics.in_flight.with_label_values(&labels);
+        let mut seen = HashMap::new();
         loop {
             let Some(mut permits) = self.acquire().await else {
                 break;
@@ -156,6 +158,7 @@ impl Intake<'_> {
             }
             consumed.inc_by(deliveries.len() as u64);
             redelivered.inc_by(deliveries.iter().filter(|d| d.raw.redelivered).count() as u64);
+            self.look_for_parked(&deliveries, &mut seen).await;
             let mut refused = Vec::new();
             let now = context.clock.now_ms();
             let mut items = Vec::with_capacity(deliveries.len());
@@ -181,6 +184,25 @@ impl Intake<'_> {
         }
         in_flight.set(0);
         source.close(CLOSE_LIMIT).await
+    }
+
+    /// A partition that was assigned anew, or a new connection: another host may have had it meanwhile, and parked some of
+    /// its keys in a store that both share. `seen`: what was assigned when we looked last.
+    async fn look_for_parked(&self, deliveries: &[Delivery], seen: &mut HashMap<u32, u64>) {
+        let mut last = None;
+        let mut new = false;
+        for delivery in deliveries {
+            let Token { epoch, lane, .. } = delivery.receipt.token();
+            if last.replace((lane, epoch)) != Some((lane, epoch)) {
+                new |= seen.insert(lane, epoch) != Some(epoch);
+            }
+        }
+        if new {
+            settle::persist(&self.shared.context, "read parked keys", || {
+                self.shared.read_parked()
+            })
+            .await;
+        }
     }
 
     fn in_flight(&self) -> i64 {

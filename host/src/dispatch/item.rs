@@ -69,6 +69,16 @@ impl Item {
         Some(Arc::from(name))
     }
 
+    /// Its lane waits behind it when it is given up on. Not when it has another lane than the route would give it now, after
+    /// a reload; and not when what came after it went on long ago, which is why it has none in the store.
+    pub fn parks(&self, route: &Route, lane: Option<&LaneKey>) -> bool {
+        let lane = match &self.duty {
+            Duty::Delivery(_) => lane,
+            Duty::Parked { lane, .. } => lane.as_ref(),
+        };
+        route.park.is_some() && lane.is_some() && lane == Self::lane(route, &self.envelope).as_ref()
+    }
+
     /// The row that keeps this message until `due_ms`.
     pub fn to_parked(&self, route: &Route, lane: Option<&LaneKey>, attempt: u32, due_ms: UnixMs) -> Parked {
         Parked {
@@ -89,6 +99,22 @@ impl Item {
             Duty::Delivery(_) => stable_id(&self.raw, Some(&self.envelope.id)),
         }
     }
+}
+
+/// What a lane of `order = "key"` stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneName<'a> {
+    pub destination: &'a str,
+    pub key: &'a [u8],
+}
+
+/// None: no lane of a key.
+pub fn lane_name(lane: &[u8]) -> Option<LaneName<'_>> {
+    let end = lane.iter().position(|byte| *byte == 0)?;
+    Some(LaneName {
+        destination: std::str::from_utf8(lane.get(..end)?).ok()?,
+        key: lane.get(end + 1..)?,
+    })
 }
 
 /// The id of a message's row in the store: the same when a crash makes the broker deliver it again, so that it gets one row

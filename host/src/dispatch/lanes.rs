@@ -224,6 +224,11 @@ impl<T> Lanes<T> {
         self.parked.contains_key(key) || self.lanes.get(key).is_some_and(waits)
     }
 
+    /// Lanes that live in the store.
+    pub fn parked(&self) -> impl Iterator<Item = &LaneKey> {
+        self.parked.keys()
+    }
+
     /// One message of the lane arrived in the store.
     pub fn stored(&mut self, key: &LaneKey) {
         if let Some(parked) = self.parked.get_mut(key) {

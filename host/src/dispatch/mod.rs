@@ -30,11 +30,13 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub use context::{Context, Parts, Targets};
+pub use item::{LaneName, lane_name};
 use runner::Runner;
 
 use crate::broker::{Broker, Destination, Subscription};
-use crate::config::valid::{Route, Settings};
+use crate::config::valid::{Park, Route, Settings};
 use crate::model::MessageKind;
+use crate::planted::{self, Bug};
 use crate::route::{Routes, SourceSpec, Table};
 use crate::tasks::{Kind, Tasks};
 
@@ -53,6 +55,29 @@ pub struct Shared {
     pub(crate) runners: arc_swap::ArcSwap<HashMap<Arc<str>, Arc<Runner>>>,
 }
 
+impl Shared {
+    /// Lanes that live in the store, for every runner there is and will be. Before the first message of whatever is new to
+    /// this host: it would overtake them.
+    pub(crate) async fn read_parked(&self) -> Result<(), crate::store::Error> {
+        if planted::is(Bug::ParkForgottenOverRestart) {
+            return Ok(());
+        }
+        let mut by_route: HashMap<String, Vec<lanes::LaneKey>> = HashMap::new();
+        for (route, lane) in self.context.retries.lanes().await? {
+            by_route.entry(route).or_default().push(lane.into());
+        }
+        let runners = self.runners.load();
+        for (route, keys) in by_route {
+            if let Some(runner) = runners.get(route.as_str()) {
+                runner.mark_parked(&keys);
+            }
+            self.context
+                .remember_parked(keys.iter().map(|key| (route.clone(), key.to_vec())));
+        }
+        Ok(())
+    }
+}
+
 struct State {
     tasks: Tasks,
     /// Due retries are claimed.
@@ -67,14 +92,13 @@ impl Dispatcher {
     /// # Errors
     /// When the store cannot be read.
     pub async fn start(context: Arc<Context>) -> Result<Self, crate::store::Error> {
-        let parked = context.retries.lanes().await?;
         let shared = Arc::new(Shared {
             context: Arc::clone(&context),
             routes: Routes::new(),
             topology: arc_swap::ArcSwap::from_pointee(Vec::new()),
             runners: arc_swap::ArcSwap::from_pointee(HashMap::new()),
         });
-        context.remember_parked(parked);
+        shared.read_parked().await?;
         Ok(Self {
             shared,
             state: Mutex::new(State {
@@ -183,6 +207,12 @@ impl Dispatcher {
     /// Is there a route of that name?
     pub fn has_route(&self, name: &str) -> bool {
         self.shared.runners.load().contains_key(name)
+    }
+
+    /// What becomes of later messages of a key of that route when one is given up on; none when there is no such route.
+    pub fn park_of(&self, name: &str) -> Option<Option<Park>> {
+        let runners = self.shared.runners.load();
+        runners.get(name).map(|runner| runner.route.load().park)
     }
 
     /// Something was parked that is due.

@@ -418,14 +418,20 @@ impl Batch<'_> {
         let batch = self.detach();
         let context = Arc::clone(&self.runner.context);
         let letter = letter::of_item(&item, Some(self.route), class, failure, context.clock.now_ms());
+        // What was too late is nobody's to repair, so nothing waits for it.
+        let parks = class != FailureClass::Expired && item.parks(self.route, lane.as_ref());
+        if let (true, Duty::Delivery(_), Some(key)) = (parks, &item.duty, &lane) {
+            return self.runner.hold_lane(item, key, letter);
+        }
         context.busy.enter(1);
         tokio::spawn(async move {
-            batch.view().write_letter(item, lane, letter).await;
+            batch.view().write_letter(item, lane, letter, parks).await;
             context.busy.leave(1);
         });
     }
 
-    async fn write_letter(&self, item: Box<Item>, lane: Option<LaneKey>, letter: DeadLetter) {
+    /// `parks`: the row that it has holds up its lane from now on.
+    async fn write_letter(&self, item: Box<Item>, lane: Option<LaneKey>, letter: DeadLetter, parks: bool) {
         let context = &self.runner.context;
         if item.duty.ack_too_early(Bug::DeadLetterAfterAck) {
             tokio::time::sleep(planted::PAUSE).await;
@@ -436,6 +442,14 @@ impl Batch<'_> {
             })
             .await
             .map(|mut ids| ids.pop()),
+            Duty::Parked { lane: Some(key), .. } if parks => {
+                let row = item.to_parked(self.route, Some(key), item.attempt, letter.last_failure_ms);
+                settle::persist(context, "write a dead letter", || {
+                    context.held.hold(row.clone(), letter.clone())
+                })
+                .await
+                .map(Some)
+            }
             Duty::Parked { id, .. } => settle::persist(context, "write a dead letter", || {
                 context.retries.bury(id, letter.clone())
             })
@@ -447,8 +461,8 @@ impl Batch<'_> {
         let item = *item;
         match item.duty {
             Duty::Delivery(receipt) => receipt.ack(),
-            Duty::Parked { lane: Some(key), .. } => self.runner.unpark_if_empty(&key).await,
-            Duty::Parked { lane: None, .. } => {}
+            Duty::Parked { lane: Some(key), .. } if !parks => self.runner.unpark_if_empty(&key).await,
+            Duty::Parked { .. } => {}
         }
         drop(item.permit);
         self.free(lane.as_ref());

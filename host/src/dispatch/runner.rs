@@ -19,8 +19,8 @@ use super::lanes::{LaneKey, Lanes};
 use super::park::{self, Job};
 use crate::config::valid::Route;
 use crate::guest::Version;
-use crate::model::Outcome;
 use crate::model::clock::duration_ms;
+use crate::model::{DeadLetter, Outcome};
 
 /// No handler has run yet.
 const UNKNOWN: u64 = u64::MAX;
@@ -213,6 +213,34 @@ impl Runner {
         for item in followers {
             self.send_to_store(item, Some(Arc::clone(key)), &route, None);
         }
+        self.remember(key);
+    }
+
+    /// The running message of a lane was given up on and the lane waits for it: it goes to the store with its letter, its
+    /// followers behind it.
+    pub(super) fn hold_lane(&self, head: Box<Item>, key: &LaneKey, letter: DeadLetter) {
+        let route = self.route.load();
+        let mut lanes = self.lanes();
+        let followers = lanes.park_running(key);
+        let now = self.context.clock.now_ms();
+        self.hand_over(Job {
+            parked: head.to_parked(&route, Some(key), head.attempt, now),
+            lane: Some(Arc::clone(key)),
+            item: head,
+            letter: Some(Box::new(letter)),
+        });
+        for item in followers {
+            self.send_to_store(item, Some(Arc::clone(key)), &route, None);
+        }
+        self.remember(key);
+    }
+
+    /// A route of this name may come back after this runner, and has to know.
+    fn remember(&self, key: &LaneKey) {
+        if self.is_retired() {
+            let route = Arc::clone(&self.route.load().name);
+            self.context.remember_parked([(route.to_string(), key.to_vec())]);
+        }
     }
 
     /// A message without a lane goes to the store until it is due.
@@ -224,10 +252,27 @@ impl Runner {
         let now = self.context.clock.now_ms();
         let due = now.saturating_add(delay.map_or(0, duration_ms));
         let parked = item.to_parked(route, lane.as_ref(), item.attempt, due);
+        self.hand_over(Job {
+            parked,
+            lane,
+            item,
+            letter: None,
+        });
+    }
+
+    fn hand_over(&self, job: Job) {
         self.context.busy.enter(1);
-        if self.parker.send(Job { parked, lane, item }).is_err() {
+        if self.parker.send(job).is_err() {
             // The parker ends only after dispatch is idle; the dropped receipt brings the message back.
             self.context.busy.leave(1);
+        }
+    }
+
+    /// These live in the store: another host may have brought them there.
+    pub(super) fn mark_parked(&self, keys: &[LaneKey]) {
+        let mut lanes = self.lanes();
+        for key in keys {
+            lanes.mark_parked(key, 0);
         }
     }
 
@@ -365,8 +410,11 @@ impl Runner {
     pub(super) fn retire(&self) {
         {
             // Under the lock, so that nothing is pushed after the workers have seen the last message.
-            let _lanes = self.lanes();
+            let lanes = self.lanes();
             self.retired.store(true, Ordering::Release);
+            let route = Arc::clone(&self.route.load().name);
+            let parked = lanes.parked().map(|key| (route.to_string(), key.to_vec()));
+            self.context.remember_parked(parked);
         }
         self.changed.notify_waiters();
         self.changed.notify_one();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 pub use copy::{Edit, Fault};
 
-use super::plan::{self, Plan};
+use super::plan;
 use super::redrive::{Behalf, LEASE, Redrive, Refused, Target, publish};
 use crate::model::{DeadLetter, LetterState, header};
 use crate::store::{Change, Changed, Parked};
@@ -58,7 +58,7 @@ impl Redrive {
             return Err(Refused::Conflict(letter.state));
         }
         let message_id = self.ids.next();
-        self.target(self.plan_copy(&letter, edit, &message_id)?)?;
+        self.plan_copy(&letter, edit, &message_id).await?;
         let holder = self.ids.next();
         let claim = Change::Claim {
             holder: holder.clone(),
@@ -73,12 +73,9 @@ impl Redrive {
             Changed::Unknown => return Err(Refused::Unknown),
             Changed::Stopped => return Err(Refused::Stopped),
         };
-        let target = self
-            .plan_copy(&letter, edit, &message_id)
-            .and_then(|plan| self.target(plan));
-        let sent = match target {
+        let sent = match self.plan_copy(&letter, edit, &message_id).await {
             Ok(Target::Queue(publisher, raw)) => publish(&*publisher, *raw).await.map(|()| None),
-            Ok(Target::Route(parked)) => Ok(Some(parked)),
+            Ok(Target::Route(row) | Target::Held(row)) => Ok(Some(row)),
             Err(refused) => Err(refused),
         };
         match sent {
@@ -94,25 +91,30 @@ impl Redrive {
         }
     }
 
-    /// As a redrive of the changed message, except that it begins a life of its own: failing, it is another letter.
-    fn plan_copy(&self, letter: &DeadLetter, edit: &Edit, message_id: &str) -> Result<Plan, Refused> {
+    /// As a redrive of the changed message, except that it begins a life of its own: failing, it is another letter. Where a key
+    /// waits behind the letter, the copy runs in its place there.
+    async fn plan_copy(&self, letter: &DeadLetter, edit: &Edit, message_id: &str) -> Result<Target, Refused> {
         let now = self.clock.now_ms();
         let changed = DeadLetter {
             raw: copy::of(letter, edit, message_id, now)?,
             ..letter.clone()
         };
-        let mut plan = plan::plan(&changed, |route| self.routes.has(route), now)?;
-        let raw = match &mut plan {
-            Plan::Queue(raw) => raw,
-            Plan::Route(parked) => {
-                message_id.clone_into(&mut parked.id);
-                parked.first_failure_ms = now;
-                &mut parked.raw
+        let has_route = |route: &str| self.routes.has(route);
+        let mut target = match self.held.held_by(&letter.id).await? {
+            Some(held) => Target::Held(Box::new(plan::resume(&changed, &held, has_route, now)?)),
+            None => self.target(plan::plan(&changed, has_route, now)?)?,
+        };
+        let raw = match &mut target {
+            Target::Queue(_, raw) => raw,
+            Target::Route(row) | Target::Held(row) => {
+                message_id.clone_into(&mut row.id);
+                row.first_failure_ms = now;
+                &mut row.raw
             }
         };
         raw.headers.remove(header::REPROCESSED);
         raw.headers.remove(header::LETTER);
-        Ok(plan)
+        Ok(target)
     }
 
     async fn replaced(

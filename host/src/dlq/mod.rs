@@ -1,13 +1,15 @@
 //! Dead letters after they have died: shown, found, sent again, discarded.
 //!
-//! [`plan`] decides what sending one again means, [`redrive`] does it, [`sweep`] takes back what nobody finished. [`rehearse`]
-//! runs letters with nothing carried out, [`edit`] sends a changed copy. Many of them are a job: [`filter`] says which,
-//! [`job`] decides which goes next, [`pace`] when, and [`runner`] does it.
+//! [`plan`] decides what sending one again means, [`redrive`] does it, [`sweep`] takes back what nobody finished, and
+//! [`parked`] lets keys go that must not wait any longer behind one. [`rehearse`] runs letters with nothing carried out,
+//! [`edit`] sends a changed copy. Many of them are a job: [`filter`] says which, [`job`] decides which goes next, [`pace`]
+//! when, and [`runner`] does it.
 
 pub mod edit;
 pub mod filter;
 pub mod job;
 pub mod pace;
+pub mod parked;
 pub mod plan;
 pub mod redrive;
 pub mod rehearse;

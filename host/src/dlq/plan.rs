@@ -2,11 +2,11 @@
 //!
 //! A task has one consumer, its queue: it goes to the end of that, byte for byte, under headers that say which letter it was
 //! and how often it was sent again. An event was read by others as well, so its topic never sees it twice: it goes to the
-//! route that failed on this host, as a parked message that is due.
+//! route that failed on this host, as a parked message that is due. Where a key waits behind it, either runs in its place there.
 
 use crate::decode;
 use crate::model::{DeadLetter, MessageKind, RawMessage, UnixMs, header};
-use crate::store::Parked;
+use crate::store::{HeldKey, Parked};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
@@ -35,29 +35,41 @@ pub enum Refusal {
 /// Set by the broker at each delivery.
 const BROKERS_OWN: &str = "x-delivery-count";
 
+/// The row that holds up its key, to run again in its place, as the first attempt.
+///
+/// # Errors
+/// There is nobody to run it, or no sense in it.
+pub fn resume(
+    letter: &DeadLetter,
+    held: &HeldKey,
+    has_route: impl Fn(&str) -> bool,
+    now: UnixMs,
+) -> Result<Parked, Refusal> {
+    let mut raw = again(letter, now)?;
+    if !has_route(&held.route) {
+        return Err(Refusal::RouteGone(held.route.clone()));
+    }
+    // Of a task that had been sent again the row has another id than the letter.
+    set(&mut raw, header::LETTER, letter.id.clone());
+    Ok(Parked {
+        id: letter.id.clone(),
+        route: held.route.clone(),
+        raw,
+        attempt: 1,
+        due_ms: now,
+        lane: Some(held.lane.clone()),
+        history: Vec::new(),
+        first_failure_ms: letter.first_failure_ms,
+    })
+}
+
 /// # Errors
 /// There is nowhere to send it, or no sense in it.
 pub fn plan(letter: &DeadLetter, has_route: impl Fn(&str) -> bool, now: UnixMs) -> Result<Plan, Refusal> {
-    let mut raw = letter.raw.clone();
-    // The time to live of a queue is in here as well, and begins anew with the message; a deadline of its own stands in its
-    // headers or its body.
-    raw.props.expires_ms = raw.props.expires_ms.filter(|at| *at > now);
-    // What cannot be decoded has no deadline.
-    let deadline = decode::decode(&raw, "", now).ok().and_then(|e| e.deadline_ms);
-    if let Some(deadline) = deadline.filter(|at| *at <= now) {
-        return Err(Refusal::TooLate {
-            late_ms: now.saturating_sub(deadline),
-        });
-    }
-    set(
-        &mut raw,
-        header::REPROCESSED,
-        letter.reprocessed.saturating_add(1).to_string(),
-    );
+    let mut raw = again(letter, now)?;
     match raw.origin.kind {
         MessageKind::Task => {
             set(&mut raw, header::LETTER, letter.id.clone());
-            raw.headers.remove(BROKERS_OWN);
             Ok(Plan::Queue(Box::new(raw)))
         }
         MessageKind::Event => {
@@ -82,6 +94,28 @@ pub fn plan(letter: &DeadLetter, has_route: impl Fn(&str) -> bool, now: UnixMs) 
             })))
         }
     }
+}
+
+/// The message as it was, under the header that says how often it was sent again.
+fn again(letter: &DeadLetter, now: UnixMs) -> Result<RawMessage, Refusal> {
+    let mut raw = letter.raw.clone();
+    // The time to live of a queue is in here as well, and begins anew with the message; a deadline of its own stands in its
+    // headers or its body.
+    raw.props.expires_ms = raw.props.expires_ms.filter(|at| *at > now);
+    // What cannot be decoded has no deadline.
+    let deadline = decode::decode(&raw, "", now).ok().and_then(|e| e.deadline_ms);
+    if let Some(deadline) = deadline.filter(|at| *at <= now) {
+        return Err(Refusal::TooLate {
+            late_ms: now.saturating_sub(deadline),
+        });
+    }
+    set(
+        &mut raw,
+        header::REPROCESSED,
+        letter.reprocessed.saturating_add(1).to_string(),
+    );
+    raw.headers.remove(BROKERS_OWN);
+    Ok(raw)
 }
 
 fn set(raw: &mut RawMessage, name: &'static str, value: String) {

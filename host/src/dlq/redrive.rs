@@ -7,10 +7,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::parked::Policy;
 use super::plan::{self, Plan, Refusal};
 use crate::broker::{PublishError, Publisher};
 use crate::model::{Clock, DeadLetter, Ids, LetterState, RawMessage};
-use crate::store::{Change, Changed, DeadLetters, Jobs, Member, Note, Parked};
+use crate::store::{Change, Changed, DeadLetters, HeldKeys, Jobs, Member, Note, Parked};
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::printable;
 use crate::telemetry::metrics::DLQ;
@@ -25,12 +26,14 @@ const PAUSES_MS: [u64; 7] = [20, 100, 300, 1_000, 2_000, 4_000, 8_000];
 /// The routes of this host, as far as sending again needs them.
 pub trait Routes: Send + Sync {
     fn has(&self, route: &str) -> bool;
+    fn policy(&self, route: &str) -> Policy;
     /// A message was parked that is due.
     fn parked(&self);
 }
 
 pub struct Redrive {
     pub letters: Arc<dyn DeadLetters>,
+    pub held: Arc<dyn HeldKeys>,
     pub jobs: Arc<dyn Jobs>,
     pub publishers: HashMap<Arc<str>, Arc<dyn Publisher>>,
     pub routes: Arc<dyn Routes>,
@@ -47,6 +50,9 @@ pub enum Refused {
     /// It is in that state, so this cannot be done with it.
     #[error("the letter is {}", .0.as_str())]
     Conflict(LetterState),
+    /// There is nothing to release.
+    #[error("no key waits behind the letter")]
+    HoldsNothing,
     /// Nothing was sent.
     #[error("{0}")]
     Refusal(#[from] Refusal),
@@ -129,8 +135,29 @@ impl Redrive {
                 if behalf.member.is_none() {
                     tracing::info!(letter = %id, actor = %printable(&behalf.actor), "dead letter discarded");
                 }
+                // Its key may go on now.
+                self.routes.parked();
                 Ok(letter.state)
             }
+            Changed::Conflict(state) => Err(Refused::Conflict(state)),
+            Changed::Unknown => Err(Refused::Unknown),
+            Changed::Stopped => Err(Refused::Stopped),
+        }
+    }
+
+    /// The key that waits behind it goes on without it; the state of the letter afterwards, `dead` as before.
+    ///
+    /// # Errors
+    /// There is none, it is not `dead`, or nothing waits behind it.
+    pub async fn release(&self, id: &str, behalf: &Behalf) -> Result<LetterState, Refused> {
+        let note = behalf.note("release", behalf.why.clone());
+        match self.change(behalf, id, Change::Release, note).await? {
+            Changed::Done(letter) => {
+                tracing::info!(letter = %id, actor = %printable(&behalf.actor), "the key behind a dead letter goes on without it");
+                self.routes.parked();
+                Ok(letter.state)
+            }
+            Changed::Conflict(LetterState::Dead) => Err(Refused::HoldsNothing),
             Changed::Conflict(state) => Err(Refused::Conflict(state)),
             Changed::Unknown => Err(Refused::Unknown),
             Changed::Stopped => Err(Refused::Stopped),
@@ -146,7 +173,7 @@ impl Redrive {
         if letter.state != LetterState::Dead {
             return Err(Refused::Conflict(letter.state));
         }
-        self.plan(letter)?;
+        self.plan(letter).await?;
         let id = &letter.id;
         let holder = self.ids.next();
         let claim = Change::Claim {
@@ -161,13 +188,23 @@ impl Redrive {
             Changed::Stopped => return Err(Refused::Stopped),
         };
         // As it is now: somebody may have had it in between, so that it was sent again once more.
-        let sent = match self.plan(&letter) {
-            Ok(Target::Queue(publisher, raw)) => publish(&*publisher, *raw).await.map(|()| None),
-            Ok(Target::Route(parked)) => Ok(Some(parked)),
+        let sent = match self.plan(&letter).await {
+            Ok(Target::Queue(publisher, raw)) => publish(&*publisher, *raw).await.map(|()| Change::Sent {
+                holder: holder.clone(),
+                park: None,
+            }),
+            Ok(Target::Route(parked)) => Ok(Change::Sent {
+                holder: holder.clone(),
+                park: Some(parked),
+            }),
+            Ok(Target::Held(row)) => Ok(Change::Resume {
+                holder: holder.clone(),
+                row,
+            }),
             Err(refused) => Err(refused),
         };
         match sent {
-            Ok(park) => self.sent(id, behalf, holder, park).await,
+            Ok(change) => self.sent(id, behalf, change).await,
             Err(refused) => {
                 self.give_back(id, behalf, holder, &refused).await;
                 Err(refused)
@@ -188,12 +225,13 @@ impl Redrive {
         }
     }
 
-    fn plan(&self, letter: &DeadLetter) -> Result<Target, Refused> {
-        self.target(plan::plan(
-            letter,
-            |route| self.routes.has(route),
-            self.clock.now_ms(),
-        )?)
+    async fn plan(&self, letter: &DeadLetter) -> Result<Target, Refused> {
+        let now = self.clock.now_ms();
+        if let Some(held) = self.held.held_by(&letter.id).await? {
+            let row = plan::resume(letter, &held, |route| self.routes.has(route), now)?;
+            return Ok(Target::Held(Box::new(row)));
+        }
+        self.target(plan::plan(letter, |route| self.routes.has(route), now)?)
     }
 
     pub(super) fn target(&self, plan: Plan) -> Result<Target, Refused> {
@@ -211,15 +249,8 @@ impl Redrive {
     }
 
     /// The state afterwards. Not `reprocessed` when the message was so quick that it has failed again already.
-    async fn sent(
-        &self,
-        id: &str,
-        behalf: &Behalf,
-        holder: String,
-        park: Option<Box<Parked>>,
-    ) -> Result<LetterState, Refused> {
-        let parks = park.is_some();
-        let change = Change::Sent { holder, park };
+    async fn sent(&self, id: &str, behalf: &Behalf, change: Change) -> Result<LetterState, Refused> {
+        let parks = !matches!(change, Change::Sent { park: None, .. });
         match self
             .persist(behalf, id, &change, &behalf.note("sent", None))
             .await
@@ -279,6 +310,8 @@ impl Redrive {
 pub(super) enum Target {
     Queue(Arc<dyn Publisher>, Box<RawMessage>),
     Route(Box<Parked>),
+    /// The row at the head of the lane that waits behind it.
+    Held(Box<Parked>),
 }
 
 pub(super) async fn publish(publisher: &dyn Publisher, raw: RawMessage) -> Result<(), Refused> {

@@ -4,7 +4,7 @@ use base64::Engine;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Attempt, DeadLetter};
-use crate::store::Entry;
+use crate::store::{Entry, HeldKey};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Letter {
@@ -36,6 +36,9 @@ pub struct Letter {
     pub last_failure: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
+    /// Messages of its key that wait behind it, when the key is parked. Only in `show`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<u64>,
     /// Only in `show`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub original: Option<Original>,
@@ -72,6 +75,52 @@ impl From<Entry> for Step {
             to: entry.to.as_str().to_owned(),
             reason: entry.note.reason,
         }
+    }
+}
+
+/// A key that waits behind a dead letter.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ParkedKey {
+    pub route: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
+    /// When it is UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// When it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_base64: Option<String>,
+    /// The key is left out: the caller may not see what is in messages.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withheld: bool,
+    /// Id of the dead letter.
+    pub letter: String,
+    pub since: String,
+    /// Messages behind it.
+    pub waiting: u64,
+}
+
+impl ParkedKey {
+    /// `destination` and `key` are what the lane stands for.
+    pub fn new(held: &HeldKey, destination: Option<&str>, key: &[u8]) -> Self {
+        let text = std::str::from_utf8(key).ok();
+        Self {
+            route: held.route.clone(),
+            destination: destination.map(str::to_owned),
+            key: text.map(str::to_owned),
+            key_base64: text.is_none().then(|| base64(key)),
+            withheld: false,
+            letter: held.letter.clone(),
+            since: time(held.since_ms),
+            waiting: held.waiting,
+        }
+    }
+
+    /// Leaves the key out: it came from the message.
+    pub fn withhold(&mut self) {
+        self.key = None;
+        self.key_base64 = None;
+        self.withheld = true;
     }
 }
 
@@ -125,6 +174,7 @@ impl Letter {
             first_failure: time(letter.first_failure_ms),
             last_failure: time(letter.last_failure_ms),
             trace_id: letter.trace_id.clone(),
+            waiting: None,
             original: None,
             history: Vec::new(),
             withheld: false,

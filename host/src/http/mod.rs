@@ -6,6 +6,7 @@ mod dlq;
 mod edit;
 mod gate;
 mod health;
+mod parked;
 mod plugins;
 mod problem;
 mod publish;
@@ -37,7 +38,7 @@ use crate::dlq::rehearse::Turn;
 use crate::guest::{Candidates, Plugins};
 use crate::model::{Clock, Ids};
 use crate::replay::Desk;
-use crate::store::{Audit, DeadLetters, Jobs, Retries};
+use crate::store::{Audit, DeadLetters, HeldKeys, Jobs, Retries};
 use crate::telemetry::Metrics;
 
 /// What the handlers of the API need.
@@ -47,6 +48,7 @@ pub struct Api {
     pub plugins: Arc<dyn Plugins>,
     pub candidates: Arc<dyn Candidates>,
     pub letters: Arc<dyn DeadLetters>,
+    pub held: Arc<dyn HeldKeys>,
     pub redrive: Arc<Redrive>,
     pub jobs: Arc<dyn Jobs>,
     /// Wakes whoever runs jobs.
@@ -88,6 +90,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/messaging/dlq/jobs", get(dlq::jobs))
         .route("/v1/messaging/dlq/jobs/{id}", get(dlq::job))
         .route("/v1/messaging/dlq/jobs/{id}/results", get(dlq::results))
+        .route("/v1/messaging/dlq/parked", get(parked::list))
         .route("/v1/messaging/dlq/{id}", get(dlq::show))
         .route("/v1/messaging/replay", get(replay::list))
         .route("/v1/messaging/replay/{id}", get(replay::show))
@@ -105,6 +108,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/messaging/dlq/{id}", delete(dlq::discard))
         .route("/v1/messaging/dlq/{id}/reprocess", post(dlq::reprocess))
         .route("/v1/messaging/dlq/{id}/discard", delete(dlq::discard))
+        .route("/v1/messaging/dlq/{id}/release", post(parked::release))
         .route("/v1/messaging/replay", post(replay::start))
         .route("/v1/messaging/replay/{id}", delete(replay::cancel))
         .route_layer(from_fn_with_state(Arc::clone(&api), auth::require_operator));

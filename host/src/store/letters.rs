@@ -89,29 +89,37 @@ pub enum Change {
         park: Option<Box<Parked>>,
     },
     /// `retrying → discarded`, by its holder: a changed copy was sent in its place. What is due comes with it, as in `Sent`.
+    /// Where a key waits behind the letter, it is the copy that runs at the head of its lane; without one the key goes on.
     Edited {
         holder: String,
         park: Option<Box<Parked>>,
     },
     /// `retrying → dead`, by its holder.
     GiveBack { holder: String },
-    /// `dead → discarded`.
+    /// `retrying → reprocessed`, by its holder, of a letter that holds a key: the row that waits at the head of its lane is
+    /// this message from now on, and due. A conflict when the letter holds none.
+    Resume { holder: String, row: Box<Parked> },
+    /// It stays `dead`, and the key that waits behind it goes on without it. A conflict when none does.
+    Release,
+    /// `dead → discarded`. A key that waits behind it goes on.
     Discard,
 }
 
 impl Change {
     pub fn from(&self) -> LetterState {
         match self {
-            Self::Claim { .. } | Self::Discard => LetterState::Dead,
-            Self::Sent { .. } | Self::Edited { .. } | Self::GiveBack { .. } => LetterState::Retrying,
+            Self::Claim { .. } | Self::Release | Self::Discard => LetterState::Dead,
+            Self::Sent { .. } | Self::Edited { .. } | Self::Resume { .. } | Self::GiveBack { .. } => {
+                LetterState::Retrying
+            }
         }
     }
 
     pub fn to(&self) -> LetterState {
         match self {
             Self::Claim { .. } => LetterState::Retrying,
-            Self::Sent { .. } => LetterState::Reprocessed,
-            Self::GiveBack { .. } => LetterState::Dead,
+            Self::Sent { .. } | Self::Resume { .. } => LetterState::Reprocessed,
+            Self::GiveBack { .. } | Self::Release => LetterState::Dead,
             Self::Discard | Self::Edited { .. } => LetterState::Discarded,
         }
     }
@@ -119,10 +127,11 @@ impl Change {
     /// Only this one may make it.
     pub fn holder(&self) -> Option<&str> {
         match self {
-            Self::Sent { holder, .. } | Self::Edited { holder, .. } | Self::GiveBack { holder } => {
-                Some(holder)
-            }
-            Self::Claim { .. } | Self::Discard => None,
+            Self::Sent { holder, .. }
+            | Self::Edited { holder, .. }
+            | Self::Resume { holder, .. }
+            | Self::GiveBack { holder } => Some(holder),
+            Self::Claim { .. } | Self::Release | Self::Discard => None,
         }
     }
 }

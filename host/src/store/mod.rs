@@ -3,6 +3,7 @@
 //! Every method that changes something returns only after the change is on disk.
 
 mod audit;
+mod held;
 mod jobs;
 mod letters;
 pub mod postgres;
@@ -11,6 +12,7 @@ mod retries;
 pub mod sqlite;
 
 pub use audit::{Audit, AuditEntry, AuditPage};
+pub use held::{HeldFilter, HeldKey, HeldKeys, HeldPage, HeldRoute};
 pub use jobs::{Action, Ending, Job, JobResult, JobState, Jobs, Member, Members, NewJob, Standing};
 pub use letters::{Change, Changed, DeadLetters, Entry, Group, LetterFilter, LetterPage, Note, Page};
 pub use replays::{Hold, Replays, Submitted};

@@ -75,7 +75,13 @@ metrics! {
     dead_lettered: counter -> IntCounterVec, "messaging_dead_lettered_total",
         "Messages given up on", ["destination", "class"];
     retries_pending: single -> IntGauge, "messaging_retries_pending",
-        "Messages parked in the store until they are due", [];
+        "Messages in the store: until they are due, or behind a dead letter of their key", [];
+    parked_keys: gauge -> IntGaugeVec, "messaging_parked_keys",
+        "Keys that wait behind a dead letter", ["route"];
+    parked_messages: gauge -> IntGaugeVec, "messaging_parked_messages",
+        "Messages in the store that wait behind a dead letter of their key", ["route"];
+    parked_full: gauge -> IntGaugeVec, "messaging_parked_full",
+        "Keys that have park.limit messages; further ones stay with their broker", ["route"];
     retries: counter -> IntCounterVec, "messaging_retries_total",
         "Attempts after the first", ["route"];
     redelivered: counter -> IntCounterVec, "messaging_redelivered_total",

@@ -1,10 +1,11 @@
-//! `helix dlq ls|groups|show|rehearse|reprocess|edit|discard|jobs|export`: dead letters of the running host.
+//! `helix dlq ls|groups|show|parked|rehearse|reprocess|edit|release|discard|jobs|export`: dead letters of the running host.
 
 mod edit;
 mod export;
 mod filter;
 mod groups;
 mod jobs;
+mod parked;
 mod promote;
 mod redrive;
 mod rehearse;
@@ -30,12 +31,16 @@ pub enum Dlq {
         /// Id from `dlq ls`
         id: String,
     },
+    /// List keys that wait behind a dead letter (routes with on_dead_letter = "park")
+    Parked(parked::Parked),
     /// Run on a new version of their plugin with nothing carried out, and say what would become of them
     Rehearse(rehearse::Rehearse),
-    /// Send again: tasks to their queue, events to the route that failed
+    /// Send again: tasks to their queue, events to the route that failed; where a key waits behind it, in its old place
     Reprocess(redrive::Reprocess),
     /// Send a changed copy in a letter's place, where `[dlq] edit = true`
     Edit(edit::Edit),
+    /// Let the key behind a dead letter go on without it; the letter stays
+    Release(redrive::Release),
     /// Give up on, for good: they stay in the list, with the reason
     Discard(redrive::Discard),
     /// Jobs that send many again or discard them
@@ -73,6 +78,8 @@ impl Dlq {
             Self::Groups(command) => command.run(global, &client).await,
             Self::Jobs(command) => command.run(global, &client).await,
             Self::Show { id } => show(global, &client, &id).await,
+            Self::Parked(list) => list.run(global, &client).await,
+            Self::Release(command) => command.run(global, &client).await,
             Self::Reprocess(command) => command.run(global, &client).await,
             Self::Discard(command) => command.run(global, &client).await,
             Self::Rehearse(command) => command.run(global, &client).await,
@@ -156,6 +163,10 @@ async fn show(global: &Global, client: &Client, id: &str) -> Result<(), Exit> {
         if let Some(value) = value {
             field(name, value)?;
         }
+    }
+    if let Some(waiting) = letter.waiting {
+        let behind = format!("{waiting} messages of its key wait behind it");
+        field("parked", &behind)?;
     }
     field("origin", &letter.origin)?;
     field("first failure", &letter.first_failure)?;

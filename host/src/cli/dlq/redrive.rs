@@ -1,4 +1,5 @@
-//! `helix dlq reprocess|discard`: given ids, one request per letter; given a filter, a job at the host that is followed.
+//! `helix dlq reprocess|release|discard`: given ids, one request per letter, and one that is refused does not stop the others;
+//! given a filter, a job at the host that is followed.
 
 use std::io::{BufRead, IsTerminal};
 
@@ -25,6 +26,16 @@ pub struct Reprocess {
     #[arg(long)]
     force: bool,
     /// Why; kept with the job
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Release {
+    /// Ids from `dlq parked`
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<String>,
+    /// Why; kept with the letter
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }
@@ -87,6 +98,18 @@ impl Reprocess {
             asked.insert("reason".into(), json!(reason));
         }
         self.which.job(global, client, asked, "sent again").await
+    }
+}
+
+impl Release {
+    pub async fn run(self, global: &Global, client: &Client) -> Result<(), Exit> {
+        let body = json!({ "actor": actor(), "reason": self.reason });
+        each(global, &self.ids, async |id| {
+            client
+                .post(&format!("/v1/messaging/dlq/{id}/release"), &body)
+                .await
+        })
+        .await
     }
 }
 

@@ -7,7 +7,7 @@ use super::{Check, names};
 use crate::config::fault::Fault;
 use crate::config::source::{Place, quoted};
 use crate::config::topology;
-use crate::config::valid::{Pattern, RetryPolicy, Route};
+use crate::config::valid::{OnDeadLetter, Order, Park, Pattern, RetryPolicy, Route};
 use crate::config::{raw, suggest};
 use crate::error;
 use crate::model::MessageKind;
@@ -82,6 +82,7 @@ impl Check<'_> {
         }
         self.plain_name(&raw.plugin, &at("plugin"));
         let retry = self.retry(&raw.retry, &number);
+        let park = self.park(raw, &number);
         self.header_names(&raw.headers, &number);
         let name: Arc<str> = match &raw.name {
             Some(name) => name.as_str().into(),
@@ -96,6 +97,7 @@ impl Check<'_> {
             plugin: raw.plugin.as_str().into(),
             concurrency: raw.concurrency,
             order: raw.order,
+            park,
             timeout: raw.timeout.0,
             rate: raw.rate,
             retry,
@@ -168,6 +170,31 @@ impl Check<'_> {
             max_delay: raw.max_delay.0,
             jitter: raw.jitter,
         }
+    }
+
+    /// Keys can only wait where they are kept apart.
+    fn park(&mut self, raw: &raw::Route, number: &str) -> Option<Park> {
+        if raw.on_dead_letter == OnDeadLetter::Skip {
+            return None;
+        }
+        if raw.order != Order::Key {
+            let also = self
+                .tree
+                .at(&["routes", number, "order"])
+                .map(|node| node.place.clone());
+            let fault = self.fault(
+                error::CONFIG_VALUE,
+                &["routes", number, "on_dead_letter"],
+                "on_dead_letter = \"park\" without order = \"key\": there is no key to park",
+            );
+            fault.also = also.map(|place| (place, "not by this".into()));
+            fault.help =
+                Some("set order = \"key\", or leave on_dead_letter out: later messages go on then".into());
+        }
+        Some(Park {
+            limit: raw.park.limit,
+            expiry: raw.park.expiry.map(|span| span.0),
+        })
     }
 
     fn header_names(&mut self, headers: &[String], number: &str) {

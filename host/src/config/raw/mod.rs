@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::units::{Secret, Size, Span, StoreUrl};
-use super::valid::{Order, Unrouted};
+use super::valid::{OnDeadLetter, Order, Unrouted};
 use crate::model::{Role, WireFormat};
 
 pub use broker::{Broker, Embedded, Kafka, RabbitMq, Sasl, Tls, TlsFiles};
@@ -225,6 +225,11 @@ pub struct Route {
     pub concurrency: usize,
     /// What must run one after another: nothing, messages with one key, or the whole partition or queue.
     pub order: Order,
+    /// What becomes of later messages of a key when one is given up on: `skip` lets them go on, `park` holds them in the
+    /// store, in order, until somebody deals with the dead letter. `park` needs order = "key".
+    pub on_dead_letter: OnDeadLetter,
+    /// Bounds of what `on_dead_letter = "park"` holds.
+    pub park: Park,
     /// One call, one message.
     #[schemars(extend("x-minimum" = "1ms", "x-maximum" = "24h"))]
     pub timeout: Span,
@@ -254,6 +259,8 @@ impl Default for Route {
             plugin: String::new(),
             concurrency: CONCURRENCY,
             order: Order::None,
+            on_dead_letter: OnDeadLetter::Skip,
+            park: Park::default(),
             timeout: Span::secs(30),
             rate: None,
             headers: Vec::new(),
@@ -303,6 +310,29 @@ impl Default for Retry {
             multiplier: 2.0,
             max_delay: Span::secs(30),
             jitter: 0.1,
+        }
+    }
+}
+
+/// Bounds of what waits behind a dead letter.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Park {
+    /// Messages of one key in the store, the one that failed among them. When there are so many, further ones stay with
+    /// their broker: they take up `limits.in_flight` of its queue or topic, until nothing more is pulled from it.
+    #[schemars(range(min = 1, max = 10000000))]
+    pub limit: u64,
+    /// A key that waits longer goes on without its dead letter, which stays. Unless set: it waits until somebody acts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-minimum" = "1s", "x-maximum" = "365d", "examples" = ["7d"]))]
+    pub expiry: Option<Span>,
+}
+
+impl Default for Park {
+    fn default() -> Self {
+        Self {
+            limit: 10_000,
+            expiry: None,
         }
     }
 }

@@ -81,6 +81,21 @@ fn broken_syntax_has_its_line() {
 }
 
 #[test]
+fn a_key_cannot_be_parked_where_no_order_keeps_it() {
+    for order in ["", "order = \"none\"\n", "order = \"partition\"\n"] {
+        let toml = format!("{ROUTE}{order}on_dead_letter = \"park\"\n");
+        let found = faults(&toml, &[]);
+        assert_eq!(found.0.len(), 1, "{found}");
+        assert_eq!(found.0[0].place.line(), Some(toml.lines().count()), "{found}");
+        shows(&toml, &["HX0103", "no key to park", "set order = \"key\""]);
+    }
+    shows(
+        &format!("{ROUTE}order = \"key\"\non_dead_letter = \"park\"\npark = {{ limit = 0 }}\n"),
+        &["it must be from 1 to 10000000"],
+    );
+}
+
+#[test]
 fn contradictions_name_both_values() {
     shows(
         &format!("{ROUTE}retry = {{ delay = \"1m\", max_delay = \"5s\" }}\n"),

@@ -37,6 +37,8 @@ struct Job {
     row: Row,
     lane: Option<LaneKey>,
     item: Item,
+    /// It was given up on, and its lane waits behind it.
+    dead: bool,
 }
 
 enum Effect {
@@ -45,6 +47,8 @@ enum Effect {
     Complete,
     Letter,
     Bury,
+    /// As `Bury`, and its row holds up its lane.
+    Hold,
     Reschedule {
         due_ms: u64,
     },
@@ -74,6 +78,10 @@ pub struct Outside<B> {
     pub broker: B,
     pub journal: Journal,
     pub policy: RetryPolicy,
+    /// `on_dead_letter = "park"`.
+    pub parks: bool,
+    /// The handler takes every message that has a key.
+    pub repaired: bool,
     pub trace: bool,
 }
 
@@ -200,7 +208,12 @@ impl Host {
     ) {
         let due = out.clock.ms() + delay.map_or(0, duration_ms);
         let row = Row::new(item.id, lane.as_ref().map(|key| key[0]), item.attempt, due);
-        self.parking.push_back(Job { row, lane, item });
+        self.parking.push_back(Job {
+            row,
+            lane,
+            item,
+            dead: false,
+        });
     }
 
     /// The start of `Batch::run`.
@@ -250,7 +263,11 @@ impl Host {
         let (item, lane) = self.running.swap_remove(out.dice.below(self.running.len()));
         let message = &out.messages[item.id];
         let after = Duration::from_millis(out.dice.below(3000) as u64);
-        let outcome = message.outcome(item.id, item.attempt, after);
+        let outcome = if out.repaired && message.key.is_some() {
+            Outcome::Done
+        } else {
+            message.outcome(item.id, item.attempt, after)
+        };
         let verdict = retry::decide(&outcome, item.attempt, &out.policy, out.dice.unit());
         out.note(|| format!("{} attempt {}: {}", item.id, item.attempt, outcome_name(&outcome)));
         match (verdict, item.duty) {
@@ -284,6 +301,13 @@ impl Host {
                 out.journal.fails(item.id, item.attempt, due);
                 self.again(item, lane, delay, out);
             }
+            (Verdict::DeadLetter { .. }, duty @ Duty::Delivery(_)) if out.parks && lane.is_some() => {
+                self.hold_lane(Item { duty, ..item }, lane, out);
+            }
+            (Verdict::DeadLetter { .. }, Duty::Row) if out.parks && message.key.is_some() => {
+                let duty = Duty::Row;
+                self.write(Effect::Hold, Item { duty, ..item }, lane);
+            }
             (Verdict::DeadLetter { .. }, duty) => {
                 let effect = match &duty {
                     Duty::Delivery(_) => Effect::Letter,
@@ -291,6 +315,22 @@ impl Host {
                 };
                 self.write(effect, Item { duty, ..item }, lane);
             }
+        }
+    }
+
+    /// `Runner::hold_lane`.
+    fn hold_lane<B: Broker>(&mut self, item: Item, lane: Option<LaneKey>, out: &Outside<B>) {
+        let Some(key) = lane else { return };
+        let followers = self.lanes.park_running(&key);
+        let row = Row::new(item.id, Some(key[0]), item.attempt, out.clock.ms());
+        self.parking.push_back(Job {
+            row,
+            lane: Some(Arc::clone(&key)),
+            item,
+            dead: true,
+        });
+        for follower in followers {
+            self.send_to_store(follower, Some(Arc::clone(&key)), None, out);
         }
     }
 

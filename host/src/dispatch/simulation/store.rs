@@ -1,7 +1,7 @@
-//! The store as the host relies on it: parked rows, of each lane only the head handed out, and dead letters. Everything
-//! written survives a crash; leases do not, since they are taken back at start.
+//! The store as the host relies on it: parked rows, of each lane only the head handed out, dead letters, and rows that wait
+//! for theirs. Everything written survives a crash; leases do not, since they are taken back at start.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::message::Id;
 
@@ -12,6 +12,16 @@ pub struct Row {
     pub attempt: u32,
     pub due_ms: u64,
     claimed: bool,
+    /// Its letter holds up its lane.
+    held: bool,
+}
+
+/// What people did about a message that was given up on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Letter {
+    Dead,
+    Reprocessed,
+    Discarded,
 }
 
 impl Row {
@@ -22,6 +32,7 @@ impl Row {
             attempt,
             due_ms,
             claimed: false,
+            held: false,
         }
     }
 }
@@ -30,7 +41,7 @@ impl Row {
 pub struct Store {
     /// In the order they were parked.
     rows: Vec<Row>,
-    letters: BTreeSet<Id>,
+    letters: BTreeMap<Id, Letter>,
     /// The disk is full: nothing can be written or read.
     pub down: bool,
 }
@@ -49,7 +60,10 @@ impl Store {
 
     pub fn claim_due(&mut self, now_ms: u64, limit: usize) -> Vec<Row> {
         let mut due: Vec<usize> = (0..self.rows.len())
-            .filter(|&at| self.rows[at].due_ms <= now_ms && !self.rows[at].claimed && self.is_head(at))
+            .filter(|&at| {
+                let row = &self.rows[at];
+                row.due_ms <= now_ms && !row.claimed && !row.held && self.is_head(at)
+            })
             .collect();
         due.sort_by_key(|&at| self.rows[at].due_ms);
         due.truncate(limit);
@@ -62,7 +76,8 @@ impl Store {
     }
 
     pub fn next_due(&self) -> Option<u64> {
-        let waiting = (0..self.rows.len()).filter(|&at| !self.rows[at].claimed && self.is_head(at));
+        let waiting = (0..self.rows.len())
+            .filter(|&at| !self.rows[at].claimed && !self.rows[at].held && self.is_head(at));
         waiting.map(|at| self.rows[at].due_ms).min()
     }
 
@@ -77,7 +92,42 @@ impl Store {
     }
 
     pub fn enter(&mut self, id: Id) {
-        self.letters.insert(id);
+        self.letters.insert(id, Letter::Dead);
+    }
+
+    /// A row and its letter together: new, or the row it has.
+    pub fn hold(&mut self, row: Row) {
+        let id = row.id;
+        self.park(row);
+        self.enter(id);
+        if let Some(row) = self.rows.iter_mut().find(|row| row.id == id) {
+            (row.held, row.claimed) = (true, false);
+        }
+    }
+
+    pub fn held(&self) -> Vec<Id> {
+        let held = self.rows.iter().filter(|row| row.held);
+        held.map(|row| row.id).collect()
+    }
+
+    pub fn is_held(&self, id: Id) -> bool {
+        self.rows.iter().any(|row| row.id == id && row.held)
+    }
+
+    pub fn resume(&mut self, id: Id, now_ms: u64) {
+        self.letters.insert(id, Letter::Reprocessed);
+        if let Some(row) = self.rows.iter_mut().find(|row| row.id == id) {
+            (row.held, row.attempt, row.due_ms) = (false, 1, now_ms);
+        }
+    }
+
+    pub fn release(&mut self, id: Id) {
+        self.remove(id);
+    }
+
+    pub fn discard(&mut self, id: Id) {
+        self.remove(id);
+        self.letters.insert(id, Letter::Discarded);
     }
 
     pub fn bury(&mut self, id: Id) {
@@ -103,7 +153,9 @@ impl Store {
     }
 
     pub fn has_letter(&self, id: Id) -> bool {
-        self.letters.contains(&id)
+        self.letters
+            .get(&id)
+            .is_some_and(|letter| *letter != Letter::Reprocessed)
     }
 
     pub fn is_empty(&self) -> bool {

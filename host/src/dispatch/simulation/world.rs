@@ -38,6 +38,7 @@ impl<B: Broker> World<B> {
             max_delay: Duration::from_secs(5),
             jitter: 0.25,
         };
+        let parks = dice.percent(50);
         let (workers, window) = (dice.between(1, 4), dice.between(2, 12));
         let mut store = Store::default();
         Self {
@@ -55,6 +56,8 @@ impl<B: Broker> World<B> {
                 broker,
                 journal: Journal::new(policy.max_retries),
                 policy,
+                parks,
+                repaired: false,
                 trace,
             },
         }
@@ -81,13 +84,37 @@ impl<B: Broker> World<B> {
             78..83 => self.host.answer(&mut self.out),
             83..88 => self.host.claim(&mut self.out),
             88..93 => self.report(),
-            93..97 => self.out.clock.advance(self.out.dice.below(1500) as u64),
+            93..95 => self.operate(),
+            95..97 => self.out.clock.advance(self.out.dice.below(1500) as u64),
             97 => self.stop(),
             _ => {
                 self.out.store.down = !self.out.store.down && self.out.dice.percent(50);
                 self.out.note(|| format!("store down: {}", self.out.store.down));
             }
         }
+    }
+
+    /// Somebody deals with a letter behind which a key waits, or repairs the handler.
+    fn operate(&mut self) {
+        let held = self.out.store.held();
+        if held.is_empty() || self.out.store.down {
+            return;
+        }
+        if self.out.dice.percent(20) {
+            self.out.repaired = true;
+        }
+        let id = held[self.out.dice.below(held.len())];
+        let now = self.out.clock.ms();
+        match self.out.dice.below(3) {
+            0 => self.out.store.release(id),
+            1 => self.out.store.discard(id),
+            _ => {
+                self.out.journal.sent_again(id);
+                self.out.store.resume(id, now);
+            }
+        }
+        self.out
+            .note(|| format!("somebody deals with the letter of {id}"));
     }
 
     fn publish(&mut self) {
@@ -188,10 +215,13 @@ impl<B: Broker> World<B> {
             self.host.effect(&mut self.out);
             self.host.answer(&mut self.out);
             self.host.claim(&mut self.out);
+            self.operate();
             self.report();
             self.host.check();
             if self.host.is_idle() && self.out.store.is_empty() && self.out.broker.is_finished() {
-                self.out.journal.ends(&self.out.messages, &self.out.store);
+                self.out
+                    .journal
+                    .ends(&self.out.messages, &self.out.store, self.out.repaired);
                 return;
             }
             self.skip();

@@ -59,6 +59,10 @@ impl Routes for Woken {
         route == "there"
     }
 
+    fn policy(&self, _: &str) -> Policy {
+        Policy::Gone
+    }
+
     fn parked(&self) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
@@ -129,6 +133,7 @@ impl Stage {
         let redrive = Arc::new(Redrive {
             letters: Arc::new(store.clone()),
             jobs: Arc::new(store.clone()),
+            held: Arc::new(store.clone()),
             publishers: HashMap::from([("b".into(), publisher)]),
             routes: Arc::clone(&routes) as Arc<dyn Routes>,
             clock: Arc::new(SystemClock),

@@ -64,6 +64,7 @@ impl Flight {
                 | Refused::Edit(_)
                 | Refused::NoBroker(_)
                 | Refused::Target(_)
+                | Refused::HoldsNothing
                 | Refused::Unrecorded(_)),
             ) => self.record(Ending::Failed, refused.to_string()).await,
         }

@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::broker::{Confirmed, PublishError, Publisher};
+use crate::dlq::parked::Policy;
 use crate::dlq::redrive::Routes;
 use crate::model::raw::Properties;
 use crate::model::{
@@ -77,6 +78,10 @@ impl Routes for NoRoutes {
         false
     }
 
+    fn policy(&self, _: &str) -> Policy {
+        Policy::Gone
+    }
+
     fn parked(&self) {}
 }
 
@@ -136,6 +141,7 @@ impl Stage {
         let publisher: Arc<dyn Publisher> = Arc::clone(&queue) as Arc<dyn Publisher>;
         let redrive = Arc::new(Redrive {
             letters: Arc::new(store.clone()),
+            held: Arc::new(store.clone()),
             jobs: Arc::new(store.clone()),
             publishers: HashMap::from([("b".into(), publisher)]),
             routes: Arc::new(NoRoutes),

@@ -62,7 +62,11 @@ pub(super) async fn show(
 ) -> Result<Json<Letter>, Problem> {
     let letter = api.letters.get(&id).await?.ok_or_else(|| unknown(&id))?;
     let trail = api.letters.trail(&id).await?;
-    let mut shown = Letter::whole(&letter, trail);
+    let held = api.held.held_by(&id).await?;
+    let mut shown = Letter {
+        waiting: held.map(|held| held.waiting),
+        ..Letter::whole(&letter, trail)
+    };
     if !caller.payloads {
         shown.withhold();
     }
@@ -82,7 +86,7 @@ pub(super) const MAX_ACTOR: usize = 128;
 
 impl Because {
     /// The body where it says something, else the query.
-    fn read(
+    pub(super) fn read(
         query: Result<Query<Self>, QueryRejection>,
         body: Result<Bytes, BytesRejection>,
     ) -> Result<Self, Problem> {
@@ -115,6 +119,13 @@ impl Because {
             reason: text("reason", self.reason, REASON_LIMIT)?,
         })
     }
+
+    pub(super) fn behalf(self, caller: &Caller) -> Behalf {
+        Behalf {
+            why: self.reason,
+            ..Behalf::of(&caller.actor(self.actor.as_deref()))
+        }
+    }
 }
 
 pub(super) async fn reprocess(
@@ -143,11 +154,7 @@ pub(super) async fn discard(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Outcome>, Problem> {
     let because = Because::read(query, body)?;
-    let behalf = Behalf {
-        why: because.reason.clone(),
-        ..Behalf::of(&caller.actor(because.actor.as_deref()))
-    };
-    let done = api.redrive.discard(&id, &behalf).await;
+    let done = api.redrive.discard(&id, &because.behalf(&caller)).await;
     let state = done.map_err(|refused| problem(&id, refused))?;
     Ok(Json(outcome(id, state)))
 }
@@ -161,7 +168,7 @@ fn messaging(api: &Api) -> Result<(), Problem> {
     ))
 }
 
-fn outcome(id: String, state: LetterState) -> Outcome {
+pub(super) fn outcome(id: String, state: LetterState) -> Outcome {
     Outcome {
         id,
         status: state.as_str().to_owned(),
@@ -181,6 +188,10 @@ pub(super) fn problem(id: &str, refused: Refused) -> Problem {
         Refused::Conflict(state) => Problem::conflict(
             state.as_str(),
             format!("the letter `{id}` is {}; {}", state.as_str(), next(state)),
+        ),
+        Refused::HoldsNothing => Problem::conflict(
+            dead,
+            format!("no key waits behind the letter `{id}`; `helix dlq parked` shows those that do"),
         ),
         Refused::Target(PublishError::UnknownTarget(name)) => Problem::conflict(
             dead,

@@ -139,19 +139,25 @@ const LANES: i32 = i32::from_be_bytes(*b"HXla");
 const BUCKETS: u64 = 512;
 
 /// Until the end of the transaction nobody else puts a row into these lanes or takes one out, nor into the lanes that these
-/// parked rows are in.
+/// parked rows are in, nor those that wait behind these letters.
 pub(super) async fn lock_lanes(
     on: &mut Connection,
     lanes: &[(&str, &[u8])],
     rows: &[&str],
+    letters: &[&str],
 ) -> Result<(), Error> {
     let mut buckets: Vec<i32> = lanes.iter().map(|(route, lane)| bucket(route, lane)).collect();
-    if !rows.is_empty() {
-        let found = sqlx::query("SELECT route, lane FROM parked WHERE id = ANY($1) AND lane IS NOT NULL")
-            .bind(rows)
-            .fetch_all(&mut *on)
-            .await
-            .map_err(failed)?;
+    if !rows.is_empty() || !letters.is_empty() {
+        // Each part has its index.
+        let found = sqlx::query(
+            "SELECT route, lane FROM parked WHERE id = ANY($1) AND lane IS NOT NULL
+             UNION ALL SELECT route, lane FROM parked WHERE held = ANY($2) AND lane IS NOT NULL",
+        )
+        .bind(rows)
+        .bind(letters)
+        .fetch_all(&mut *on)
+        .await
+        .map_err(failed)?;
         for row in &found {
             let route: &str = row.try_get("route").map_err(failed)?;
             let lane: &[u8] = row.try_get("lane").map_err(failed)?;

@@ -7,7 +7,7 @@ use super::engine::{Connection, failed};
 use super::row::{column, corrupt};
 use super::tally::Tally;
 use super::text::{stored, text};
-use super::{Error, int, letters, retries, trail};
+use super::{Error, held, int, letters, retries, trail};
 use crate::model::clock::duration_ms;
 use crate::model::{LetterState, UnixMs};
 use crate::store::{Change, Changed, Note};
@@ -24,10 +24,17 @@ pub(super) async fn change(
     let (from, to) = (change.from(), change.to());
     let (holder, until, host) = match change {
         Change::Claim { holder, lease } => (Some(stored(holder)), Some(end_of(now, *lease)), Some(host)),
-        Change::Sent { .. } | Change::Edited { .. } | Change::GiveBack { .. } | Change::Discard => {
-            (None, None, None)
-        }
+        Change::Sent { .. }
+        | Change::Edited { .. }
+        | Change::Resume { .. }
+        | Change::GiveBack { .. }
+        | Change::Release
+        | Change::Discard => (None, None, None),
     };
+    // Its lane is locked: nobody else takes the row away.
+    if matches!(change, Change::Resume { .. } | Change::Release) && !held::holds(on, id).await? {
+        return Ok(state(on, id).await?.map_or(Changed::Unknown, Changed::Conflict));
+    }
     // A holder that is asked for has to be there; where none is asked for the row has none either.
     let changed = sqlx::query(concat!(
         "UPDATE dead_letters SET state = $3, holder = $4, lease_until_ms = $5, host = $7
@@ -50,10 +57,29 @@ pub(super) async fn change(
     };
     tally.moved(&letters::kind(&row)?, from, to);
     trail::add(on, id, now, (from, to), note).await?;
-    if let Change::Sent { park: Some(row), .. } | Change::Edited { park: Some(row), .. } = change {
-        retries::insert(on, row).await?;
-    }
+    follow(on, id, change, now).await?;
     Ok(Changed::Done(Box::new(letters::letter(&row)?)))
+}
+
+/// What becomes of rows. Only now that the letter is ours: of whoever is just holding a key with it, one waits for the other.
+async fn follow(on: &mut Connection, letter: &str, change: &Change, now: UnixMs) -> Result<(), Error> {
+    match change {
+        Change::Resume { row, .. } => held::resume(on, letter, row, false).await.map(drop),
+        Change::Release | Change::Discard | Change::Edited { park: None, .. } => {
+            held::remove(on, letter).await
+        }
+        // Whoever sent it may not have known that it holds a key. Its row is where it runs, also when its queue has it as
+        // well: the one that came from there may have been taken for the row's double.
+        Change::Sent { park: None, .. } => held::wake(on, letter, now).await,
+        Change::Sent { park: Some(row), .. } | Change::Edited { park: Some(row), .. } => {
+            let copy = matches!(change, Change::Edited { .. });
+            if held::resume(on, letter, row, copy).await? {
+                return Ok(());
+            }
+            retries::insert(on, row).await
+        }
+        Change::Claim { .. } | Change::GiveBack { .. } => Ok(()),
+    }
 }
 
 fn end_of(now: UnixMs, lease: Duration) -> i64 {

@@ -355,7 +355,7 @@ async fn change_member(
     let changed = change::change(on, letter, change, note, host, now, tally).await?;
     let ending = match (change, &changed) {
         (Change::Discard, Changed::Done(_)) => Some(Ending::Discarded),
-        (Change::Sent { .. }, Changed::Done(_)) => Some(Ending::Sent),
+        (Change::Sent { .. } | Change::Resume { .. }, Changed::Done(_)) => Some(Ending::Sent),
         // Its queue has it. It was so quick that its letter is dead again, and is not to be sent a second time.
         (Change::Sent { park: None, .. }, Changed::Conflict(_)) => Some(Ending::Sent),
         _ => None,

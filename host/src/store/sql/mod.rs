@@ -12,6 +12,7 @@ mod change;
 pub(super) mod codec;
 mod enter;
 mod groups;
+mod held;
 mod jobs;
 mod letters;
 mod matching;

@@ -6,7 +6,7 @@ use super::change::{self, Over};
 use super::engine::Connection;
 use super::retries::{self, Claim};
 use super::tally::Tally;
-use super::{Error, audit, enter, jobs, replays};
+use super::{Error, audit, enter, held, jobs, replays};
 use crate::model::{DeadLetter, UnixMs};
 use crate::store::{AuditEntry, Change, Changed, Job, Note, Parked};
 
@@ -16,6 +16,7 @@ pub(super) enum Op {
     Complete(String),
     Reschedule(Box<Parked>),
     Bury(String, Box<DeadLetter>),
+    Hold(Box<Parked>, Box<DeadLetter>),
     /// The lease of a row, when this host has it.
     Release(String, Arc<str>),
     /// The rows of the host's claim with this ticket.
@@ -63,11 +64,27 @@ impl Done {
     }
 }
 
-/// Lanes that get another head: of these rows, and those in which these ids are.
+/// Lanes that get another head: of these rows, those in which these ids are, and those that wait behind these letters.
 #[derive(Default)]
 pub(super) struct Lanes<'a> {
     pub rows: Vec<&'a Parked>,
     pub ids: Vec<&'a str>,
+    pub letters: Vec<&'a str>,
+}
+
+impl<'a> Lanes<'a> {
+    fn change(&mut self, letter: &'a str, change: &'a Change) {
+        match change {
+            Change::Sent { park, .. } => self.rows.extend(park.as_deref()),
+            Change::Edited { park, .. } => {
+                self.rows.extend(park.as_deref());
+                self.letters.push(letter);
+            }
+            Change::Release | Change::Discard => self.letters.push(letter),
+            // The row stays where it is.
+            Change::Resume { .. } | Change::Claim { .. } | Change::GiveBack { .. } => {}
+        }
+    }
 }
 
 impl Op {
@@ -78,16 +95,10 @@ impl Op {
     pub(super) fn lanes<'a>(&'a self, into: &mut Lanes<'a>) {
         match self {
             Self::Park(rows) => into.rows.extend(rows),
-            Self::Change(_, Change::Sent { park, .. } | Change::Edited { park, .. }, ..) => {
-                into.rows.extend(park.as_deref());
+            Self::Hold(row, _) => into.rows.push(row),
+            Self::Change(letter, change, ..) | Self::Job(jobs::Op::Change { letter, change, .. }, _) => {
+                into.change(letter, change);
             }
-            Self::Job(
-                jobs::Op::Change {
-                    change: Change::Sent { park, .. } | Change::Edited { park, .. },
-                    ..
-                },
-                _,
-            ) => into.rows.extend(park.as_deref()),
             Self::Complete(id) | Self::Bury(id, _) => into.ids.push(id),
             Self::Claim(_)
             | Self::Reschedule(_)
@@ -95,7 +106,6 @@ impl Op {
             | Self::Unclaim(..)
             | Self::Reclaim(_)
             | Self::Enter(_)
-            | Self::Change(..)
             | Self::Lapse(_)
             | Self::Replay(_)
             | Self::Audit(_)
@@ -124,6 +134,13 @@ impl Op {
             Self::Bury(id, letter) => {
                 let entered = enter::enter_all(on, &[letter], now, tally).await?;
                 retries::remove(on, id).await?;
+                return Ok(Done::Entered(entered));
+            }
+            Self::Hold(row, letter) => {
+                let entered = enter::enter_all(on, &[letter], now, tally).await?;
+                if let Some(letter) = entered.first() {
+                    held::hold(on, row, letter, now).await?;
+                }
                 return Ok(Done::Entered(entered));
             }
             Self::Release(id, host) => retries::release(on, id, host).await?,

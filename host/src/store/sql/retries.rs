@@ -41,7 +41,7 @@ pub(super) async fn insert(on: &mut Connection, row: &Parked) -> Result<(), Erro
     Ok(())
 }
 
-fn history(row: &Parked) -> Result<String, Error> {
+pub(super) fn history(row: &Parked) -> Result<String, Error> {
     serde_json::to_string(&row.history).map_err(|e| Error::Storage(e.to_string()))
 }
 
@@ -115,7 +115,7 @@ pub(super) async fn remove(on: &mut Connection, id: &str) -> Result<(), Error> {
     };
     let route: String = column(&gone, "route")?;
     // Held already, unless it was parked by another host between our looking up its lane and here.
-    engine::lock_lanes(on, &[(&route, &lane)], &[]).await?;
+    engine::lock_lanes(on, &[(&route, &lane)], &[], &[]).await?;
     let sql = format!(
         "UPDATE parked SET head = 1 WHERE seq = (SELECT MIN(seq) FROM parked WHERE route = $1 AND {})",
         same_lane("$2")

@@ -13,6 +13,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_letter_trail.sql"),
     include_str!("migrations/0003_redrive_jobs.sql"),
     include_str!("migrations/0004_replays.sql"),
+    include_str!("migrations/0005_parking.sql"),
     include_str!("migrations/0006_audit.sql"),
     include_str!("migrations/0007_hosts.sql"),
 ];

@@ -242,8 +242,10 @@ async fn lock_lanes(connection: &mut Connection, ops: &[Op]) -> Result<(), Error
     let lanes: Vec<(&str, &[u8])> = names.iter().map(|(route, lane)| (&**route, *lane)).collect();
     let ids: Vec<_> = touched.ids.iter().map(|id| stored(id)).collect();
     let ids: Vec<&str> = ids.iter().map(|id| &**id).collect();
-    if lanes.is_empty() && ids.is_empty() {
+    let letters: Vec<_> = touched.letters.iter().map(|id| stored(id)).collect();
+    let letters: Vec<&str> = letters.iter().map(|id| &**id).collect();
+    if lanes.is_empty() && ids.is_empty() && letters.is_empty() {
         return Ok(());
     }
-    bounded(engine::lock_lanes(connection, &lanes, &ids)).await
+    bounded(engine::lock_lanes(connection, &lanes, &ids, &letters)).await
 }

@@ -106,6 +106,11 @@ pub(super) async fn answered<T>(read: impl Future<Output = Result<T, sqlx::Error
 
 /// One task makes all changes of a file: it is always alone with a lane.
 #[allow(clippy::unused_async, reason = "the other engine asks its server")]
-pub(super) async fn lock_lanes(_: &mut Connection, _: &[(&str, &[u8])], _: &[&str]) -> Result<(), Error> {
+pub(super) async fn lock_lanes(
+    _: &mut Connection,
+    _: &[(&str, &[u8])],
+    _: &[&str],
+    _: &[&str],
+) -> Result<(), Error> {
     Ok(())
 }

@@ -9,6 +9,7 @@
 )]
 
 mod groups;
+mod held;
 mod jobs;
 mod letters;
 mod replays;

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::super::store::Row;
 use super::{Broker, Duty, Effect, Host, Item, LaneKey, Outside, Question, Write};
 
 /// One transaction of the parker.
@@ -17,7 +18,11 @@ impl Host {
             }
             self.parked = self.parking.len().min(out.dice.between(1, BATCH));
             for job in self.parking.iter().take(self.parked) {
-                out.store.park(job.row.clone());
+                if job.dead {
+                    out.store.hold(job.row.clone());
+                } else {
+                    out.store.park(job.row.clone());
+                }
             }
             return;
         }
@@ -64,7 +69,7 @@ impl Host {
             (Effect::Complete | Effect::Bury, duty) => {
                 self.ask(Item { duty, ..item }, out);
             }
-            (Effect::Reschedule { .. } | Effect::Publish | Effect::Letter, _) => {}
+            (Effect::Reschedule { .. } | Effect::Hold | Effect::Publish | Effect::Letter, _) => {}
         }
     }
 
@@ -128,6 +133,10 @@ impl<B: Broker> Outside<B> {
             Effect::Complete => self.store.remove(id),
             Effect::Letter => self.store.enter(id),
             Effect::Bury => self.store.bury(id),
+            Effect::Hold => {
+                let key = self.messages[id].key;
+                self.store.hold(Row::new(id, key, item.attempt, u64::MAX));
+            }
             Effect::Reschedule { due_ms } => self.store.reschedule(id, item.attempt, *due_ms),
         }
         self.note(|| format!("written {id}"));
