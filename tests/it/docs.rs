@@ -106,7 +106,7 @@ fn commands_of_the_readme_exist() {
 
 #[test]
 fn toml_in_the_documents_is_configuration() {
-    for file in ["README.md", "docs/configuration.md"] {
+    for file in ["README.md", "docs/configuration.md", "docs/http.md"] {
         let text = read(&root().join(file));
         let blocks = fenced(&text, "toml");
         assert!(!blocks.is_empty(), "{file} has no TOML");
@@ -131,7 +131,12 @@ fn accepted(file: &str, block: &str) {
         .args(["check", "--config", "helix.toml"])
         .current_dir(folder.path());
     check.env_clear();
-    for name in ["RABBITMQ_PASSWORD", "KAFKA_PASSWORD", "LLM_API_KEY"] {
+    for name in [
+        "RABBITMQ_PASSWORD",
+        "KAFKA_PASSWORD",
+        "LLM_API_KEY",
+        "HELIX_TOKEN_ANN",
+    ] {
         check.env(name, "secret");
     }
     check.env("HELIX_STORE_URL", "postgres://user:secret@host/database");
