@@ -26,10 +26,11 @@ fn lure(bug: Bug) -> (Vec<Stream>, Vec<Fault>) {
     use Stream::{EmbeddedEvents, EmbeddedTasks, KafkaEvents, RabbitTasks};
     let embedded = vec![EmbeddedTasks, EmbeddedEvents];
     match bug {
-        Bug::AckBeforeHandle
-        | Bug::DeadLetterAfterAck
-        | Bug::RetryRowAfterAck
-        | Bug::ParkForgottenOverRestart => (embedded, vec![Fault::KillHost]),
+        Bug::AckBeforeHandle | Bug::DeadLetterAfterAck | Bug::RetryRowAfterAck => {
+            (embedded, vec![Fault::KillHost])
+        }
+        // A stop puts the keys that wait for a retry into the store.
+        Bug::ParkForgottenOverRestart => (vec![EmbeddedEvents], vec![Fault::DrainHost]),
         Bug::CommitMaximum => (vec![KafkaEvents], vec![Fault::KillHost]),
         Bug::NoFence => (vec![KafkaEvents, RabbitTasks], vec![Fault::JoinLeave]),
         Bug::OutputBeforeDone | Bug::PermitLeakedOnTrap => (embedded, vec![Fault::ReloadConfig]),
