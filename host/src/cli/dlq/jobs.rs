@@ -193,6 +193,9 @@ const HOST_AWAY: Duration = Duration::from_secs(60);
 pub(super) async fn follow(global: &Global, client: &Client, id: &str) -> Result<(), Exit> {
     let mut bar = Bar::new();
     let mut answered = Instant::now();
+    // One for all questions: an interrupt that comes while the host is asked is seen right after.
+    let interrupted = tokio::signal::ctrl_c();
+    tokio::pin!(interrupted);
     loop {
         match get(client, id).await {
             Ok(job) if job.has_ended() => {
@@ -213,7 +216,7 @@ pub(super) async fn follow(global: &Global, client: &Client, id: &str) -> Result
         }
         tokio::select! {
             () = tokio::time::sleep(ASK_EVERY) => {}
-            _ = tokio::signal::ctrl_c() => {
+            _ = &mut interrupted => {
                 bar.end();
                 return Err(Exit::failed(format!(
                     "the job goes on at the host\n  follow it: helix dlq jobs show {id} --follow\n  cancel it: helix dlq jobs cancel {id}"

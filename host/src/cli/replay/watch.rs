@@ -19,6 +19,9 @@ const WIDTH: u64 = 30;
 pub(super) async fn until_it_ends(global: &Global, client: &Client, mut view: View) -> Result<(), Exit> {
     let terminal = std::io::stderr().is_terminal();
     let mut looks = 0;
+    // One for all looks: an interrupt that comes while the host is asked is seen right after.
+    let interrupted = tokio::signal::ctrl_c();
+    tokio::pin!(interrupted);
     while !view.is_final() {
         if terminal {
             draw(&bar(&view));
@@ -27,7 +30,7 @@ pub(super) async fn until_it_ends(global: &Global, client: &Client, mut view: Vi
         }
         looks += 1;
         tokio::select! {
-            _ = tokio::signal::ctrl_c() => {
+            _ = &mut interrupted => {
                 if terminal {
                     draw("");
                 }
