@@ -35,3 +35,4 @@ mod seen;
 mod smoke;
 mod store;
 mod swap;
+mod takeover;

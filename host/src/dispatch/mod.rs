@@ -14,6 +14,7 @@ mod intake;
 mod item;
 pub mod lanes;
 mod letter;
+mod lookout;
 mod park;
 pub mod rehearse;
 mod run;
