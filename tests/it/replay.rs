@@ -3,6 +3,7 @@
 mod asked;
 mod cli;
 mod killed;
+mod route;
 mod stage;
 
 use std::time::Duration;

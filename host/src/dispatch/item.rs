@@ -139,6 +139,10 @@ pub(crate) fn stable_id(raw: &RawMessage, message_id: Option<&str>) -> String {
             part(raw.body.as_deref().unwrap_or_default());
         }
     }
+    named(name)
+}
+
+fn named(name: Sha256) -> String {
     let digest: [u8; 32] = name.finalize().into();
     let mut bytes = [0; 16];
     bytes.copy_from_slice(digest.first_chunk::<16>().unwrap_or(&[0; 16]));
@@ -154,4 +158,13 @@ pub(crate) fn fallback_id(raw: &RawMessage) -> String {
         (None, Some(_)) => stable_id(raw, None),
         (_, None) => raw.props.message_id.clone().unwrap_or_default(),
     }
+}
+
+/// The id of the letter of a message that failed in a replay: another one than that of the live message, which has its own
+/// story, and the same when the batch runs again after a crash.
+pub(crate) fn replayed_id(raw: &RawMessage, replay: &str) -> String {
+    let mut name = Sha256::new();
+    name.update(stable_id(raw, None).as_bytes());
+    name.update(replay.as_bytes());
+    named(name)
 }

@@ -27,6 +27,11 @@ pub enum Refusal {
     )]
     RouteGone(String),
     #[error(
+        "it failed in the replay `{0}`, which carried out no side effects, and sending it again would; start a replay with \
+         `side_effects`, or discard the letter"
+    )]
+    Withheld(String),
+    #[error(
         "its deadline passed {late_ms} ms ago: it would expire without being run; discard it with a reason, or publish it anew"
     )]
     TooLate { late_ms: u64 },
@@ -68,11 +73,16 @@ pub fn resume(
 pub fn plan(letter: &DeadLetter, has_route: impl Fn(&str) -> bool, now: UnixMs) -> Result<Plan, Refusal> {
     let mut raw = again(letter, now)?;
     match raw.origin.kind {
-        MessageKind::Task => {
+        // A stream never gets back what was read in it again: with a position it is an event, whatever its route takes it for.
+        MessageKind::Task if raw.origin.partition.is_none() => {
             set(&mut raw, header::LETTER, letter.id.clone());
             Ok(Plan::Queue(Box::new(raw)))
         }
-        MessageKind::Event => {
+        MessageKind::Task | MessageKind::Event => {
+            if raw.headers.get(header::REPLAY_EFFECTS).is_some() {
+                let replay = raw.headers.text(header::REPLAY).unwrap_or_default();
+                return Err(Refusal::Withheld(replay.to_owned()));
+            }
             let route = letter.route.clone().ok_or_else(|| Refusal::NoRoute {
                 class: letter.class.as_str(),
                 topic: raw.origin.destination.to_string(),

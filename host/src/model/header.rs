@@ -16,6 +16,8 @@ pub const REPLAY: &str = "helix-replay";
 pub const REPLAY_ORIGIN: &str = "helix-replay-origin";
 /// The time of the original's record, in Unix milliseconds; the copy's own is that of its replay.
 pub const REPLAY_TIME: &str = "helix-replay-time";
+/// The replay carried out no side effects: `denied`.
+pub const REPLAY_EFFECTS: &str = "helix-replay-effects";
 /// The dead letter that somebody changed into this message.
 pub const EDITED: &str = "helix-edited-from";
 

@@ -19,6 +19,8 @@ fn letter(kind: MessageKind, raw: RawMessage, route: Option<&str>, reprocessed: 
         raw: RawMessage {
             origin: Origin {
                 kind,
+                // Queues have none.
+                partition: raw.origin.partition.filter(|_| kind == MessageKind::Event),
                 ..raw.origin.clone()
             },
             ..raw
@@ -109,6 +111,7 @@ proptest! {
             }
             Err(Refusal::NoRoute { .. }) => prop_assert!(route.is_none()),
             Err(Refusal::RouteGone(_)) => prop_assert!(!there && route.is_some()),
+            Err(Refusal::Withheld(_)) => prop_assert!(false, "no replay had it"),
             Err(Refusal::TooLate { .. }) => prop_assert!(decode::decode(&letter.raw, "", NOW).is_ok_and(|e| e.deadline_ms.is_some())),
         }
     }
@@ -169,4 +172,26 @@ fn the_count_of_a_quorum_queue_does_not_go_with_it() {
         ),
         (None, Some("[]"))
     );
+}
+
+#[test]
+fn what_failed_without_effects_is_not_sent_again() {
+    let of = |headers: &[(&str, String)]| {
+        let letter = letter(MessageKind::Event, typed(headers, None), Some("r"), 0);
+        plan(&letter, |_| true, NOW)
+    };
+    let replay = ("helix-replay", "job".to_owned());
+    assert!(
+        matches!(of(std::slice::from_ref(&replay)), Ok(Plan::Route(_))),
+        "it had its effects"
+    );
+    let denied = ("helix-replay-effects", "denied".to_owned());
+    assert_eq!(of(&[replay, denied]), Err(Refusal::Withheld("job".to_owned())));
+}
+
+#[test]
+fn what_was_read_again_in_a_stream_goes_to_its_route_and_not_back_into_it() {
+    let mut letter = letter(MessageKind::Task, typed(&[], None), Some("r"), 0);
+    letter.raw.origin.partition = Some(0);
+    assert!(matches!(plan(&letter, |_| true, NOW), Ok(Plan::Route(row)) if row.route == "r"));
 }
