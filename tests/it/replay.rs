@@ -5,6 +5,7 @@ mod cli;
 mod killed;
 mod route;
 mod stage;
+mod streams;
 
 use std::time::Duration;
 
