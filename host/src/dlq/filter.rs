@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::model::{FailureClass, LetterState, UnixMs};
-use crate::store::LetterFilter;
+use crate::store::{LetterFilter, SOUGHT, words_of};
 use crate::telemetry::logs::printable;
 
 /// Every word, with its meaning, for whoever asks for one that is not there.
@@ -79,7 +79,7 @@ pub fn read<'a>(
             }
             "since" => filter.since_ms = Some(time(name, value, now)?),
             "until" => filter.until_ms = Some(time(name, value, now)?),
-            "text" => filter.text = Some(value.to_owned()),
+            "text" => filter.text = Some(sought(name, value)?),
             unknown => {
                 let known = NAMES.join(", ");
                 return Err(Fault::new(
@@ -104,6 +104,23 @@ fn text(name: &str, value: &str) -> Result<String, Fault> {
             value.len()
         );
         return Err(Fault::new(name, value.chars().count(), why));
+    }
+    Ok(value.to_owned())
+}
+
+/// At least one word, and not too many.
+fn sought(name: &str, value: &str) -> Result<String, Fault> {
+    let words = words_of([value]).len();
+    if value.is_empty() {
+        return Err(Fault::new(name, 1, "it is empty; leave it out to find any"));
+    }
+    if words == 0 {
+        let why = "there is no word in it: letters are found by words of letters and digits";
+        return Err(Fault::new(name, 1, why));
+    }
+    if words > SOUGHT {
+        let why = format!("it has {words} words, {SOUGHT} at most are looked for");
+        return Err(Fault::new(name, 1, why));
     }
     Ok(value.to_owned())
 }

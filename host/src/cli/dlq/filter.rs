@@ -31,7 +31,7 @@ pub struct Filter {
     /// Failed last before this time
     #[arg(long, help_heading = HEADING, value_name = "TIME", allow_hyphen_values = true)]
     until: Option<String>,
-    /// Found in reason, code, message id or destination
+    /// Words that are all in reason, code, message id or destination; of three letters and more their beginning is enough
     #[arg(long, help_heading = HEADING)]
     text: Option<String>,
 }

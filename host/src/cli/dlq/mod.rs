@@ -66,6 +66,8 @@ pub struct List {
 #[derive(Debug, Serialize, Deserialize)]
 struct Listing {
     count: u64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    at_least: bool,
     messages: Vec<Letter>,
     next: Option<String>,
 }
@@ -131,7 +133,8 @@ impl List {
         };
         let rows = listing.messages.iter().map(row).collect();
         output::table(head.get(..columns).unwrap_or(&head), rows)?;
-        output::line(&format!("{} of {}", listing.messages.len(), listing.count))?;
+        let more = if listing.at_least { "at least " } else { "" };
+        output::line(&format!("{} of {more}{}", listing.messages.len(), listing.count))?;
         match listing.next {
             Some(next) => output::line(&format!("more: helix dlq ls --cursor {next}")),
             None => Ok(()),

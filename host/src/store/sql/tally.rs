@@ -13,8 +13,17 @@ use crate::model::{DeadLetter, Fingerprint, LetterState, UnixMs};
 use crate::store::Ending;
 
 /// Types with more characters are counted together: an index takes no key of any length.
-pub(super) const KIND_CHARS: usize = 200;
-pub(super) const OTHER_TYPES: &str = "*";
+const KIND_CHARS: usize = 200;
+const OTHER_TYPES: &str = "*";
+
+/// The type that a letter is counted under; the column `kind` has the same.
+pub(super) fn kind_of_type(message_type: Option<&str>) -> String {
+    let kept = message_type.map(stored).unwrap_or_default();
+    if kept.chars().count() > KIND_CHARS {
+        return OTHER_TYPES.to_owned();
+    }
+    message_type.unwrap_or_default().to_owned()
+}
 
 /// What letters are counted by, besides their state.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,15 +35,10 @@ pub(super) struct Kind {
 
 impl Kind {
     pub(super) fn new(group: String, destination: String, message_type: Option<&str>) -> Self {
-        let message_type = match message_type {
-            None => "",
-            Some(long) if long.chars().count() > KIND_CHARS => OTHER_TYPES,
-            Some(short) => short,
-        };
         Self {
             group,
             destination,
-            message_type: message_type.to_owned(),
+            message_type: kind_of_type(message_type),
         }
     }
 

@@ -62,10 +62,10 @@ enum Step {
 }
 
 /// SplitMix64: a seed tells it all.
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -73,11 +73,11 @@ impl Dice {
         usize::try_from((z ^ (z >> 31)) % n as u64).unwrap()
     }
 
-    fn of<T: Copy>(&mut self, all: &[T]) -> T {
+    pub fn of<T: Copy>(&mut self, all: &[T]) -> T {
         all[self.below(all.len())]
     }
 
-    fn chance(&mut self, percent: usize) -> bool {
+    pub fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
@@ -183,12 +183,12 @@ impl Dice {
 
     fn filter(&mut self) -> LetterFilter {
         let text = [
-            "W",
-            "why b",
+            "why",
+            "WH b",
             "%",
-            "_",
+            "z",
             "\\",
-            "0%_",
+            "50%_",
             "A\0",
             "\u{e9}",
             "TO \u{c9}",
