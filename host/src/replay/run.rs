@@ -10,6 +10,7 @@ use super::job::{Batch, Job, Read};
 use super::pace::{Meter, Pace};
 use crate::broker::{Confirmed, Error, PublishError, Replica, Scan};
 use crate::model::{RawMessage, Replay, ReplayStatus};
+use crate::planted::{self, Bug};
 use crate::store::Hold;
 use crate::telemetry::logs::printable;
 
@@ -113,6 +114,13 @@ impl Run {
             let batch = self.job.sift(read, messages, self.desk.clock.now_ms());
             self.wait().await?;
             let following = self.job.after(&batch);
+            if planted::is(Bug::CheckpointBeforeConfirm) {
+                let copies = batch.send.clone();
+                self.settled(batch, &[]).await?;
+                self.sleep(planted::PAUSE).await;
+                self.send(&copies).await?;
+                continue;
+            }
             let topic = self.job.plan().topic.clone();
             let stop = self.stop.clone();
             let (refused, found) = tokio::join!(self.send(&batch.send), async {
