@@ -12,6 +12,7 @@ use super::pace::{Meter, Pace};
 use super::{Desk, Place};
 use crate::broker::{Confirmed, Error, PublishError, Replica, Scan};
 use crate::model::{RawMessage, Replay, ReplayStatus};
+use crate::planted::{self, Bug};
 use crate::store::Hold;
 use crate::telemetry::logs::printable;
 
@@ -137,6 +138,13 @@ impl Run {
             let batch = self.job.sift(read, messages, self.desk.clock.now_ms());
             self.wait().await?;
             let following = self.job.after(&batch);
+            if planted::is(Bug::CheckpointBeforeConfirm) {
+                let copies = batch.send.clone();
+                self.settled(batch, &[]).await?;
+                self.sleep(planted::PAUSE).await;
+                self.send(&copies).await?;
+                continue;
+            }
             let topic = self.job.plan().topic.clone();
             let stop = self.stop.clone();
             let (sent, found) = tokio::join!(self.deliver(&batch.send), async {
