@@ -1,8 +1,9 @@
 //! Builds dead letters: complete, from what is known at that point.
 
-use super::item::{Item, stable_id};
+use super::item::Item;
 use crate::config::valid::Route;
 use crate::decode::Malformed;
+use crate::model::ids::stable_id;
 use crate::model::{DeadLetter, Failure, FailureClass, LetterState, RawMessage, UnixMs};
 
 /// A message that went through a route, or at least was decoded.
