@@ -8,6 +8,7 @@
 )]
 
 mod access;
+mod adopt;
 mod architecture;
 mod bad_config;
 mod bad_messages;
@@ -18,6 +19,7 @@ mod dev;
 mod dlq;
 mod docs;
 mod drain;
+mod export;
 mod fleet;
 mod guarantees;
 mod hostile;

@@ -1,8 +1,9 @@
 //! Builds dead letters: complete, from what is known at that point.
 
-use super::item::{Item, stable_id};
+use super::item::Item;
 use crate::config::valid::Route;
 use crate::decode::Malformed;
+use crate::model::ids::stable_id;
 use crate::model::{Attempt, DeadLetter, Envelope, Failure, FailureClass, LetterState, RawMessage, UnixMs};
 
 /// What is known of a message that was decoded.

@@ -4,6 +4,7 @@
 //! and how often it was sent again. An event was read by others as well, so its topic never sees it twice: it goes to the
 //! route that failed on this host, as a parked message that is due. Where a key waits behind it, either runs in its place there.
 
+use super::adopt::deaths;
 use crate::decode;
 use crate::model::{DeadLetter, MessageKind, RawMessage, UnixMs, header};
 use crate::store::{HeldKey, Parked};
@@ -35,10 +36,15 @@ pub enum Refusal {
         "its deadline passed {late_ms} ms ago: it would expire without being run; discard it with a reason, or publish it anew"
     )]
     TooLate { late_ms: u64 },
+    #[error(
+        "it was found in `{queue}`, and nothing says which queue it came from, so there is nowhere to send it again; publish \
+         it with `helix send`, then discard this one"
+    )]
+    NoPlace { queue: String },
 }
 
 /// Set by the broker at each delivery.
-const BROKERS_OWN: &str = "x-delivery-count";
+const DELIVERIES: &str = "x-delivery-count";
 
 /// The row that holds up its key, to run again in its place, as the first attempt.
 ///
@@ -75,6 +81,13 @@ pub fn plan(letter: &DeadLetter, has_route: impl Fn(&str) -> bool, now: UnixMs) 
     match raw.origin.kind {
         // A stream never gets back what was read in it again: with a position it is an event, whatever its route takes it for.
         MessageKind::Task if raw.origin.partition.is_none() => {
+            // Its producer may have written the header; then it came from somewhere else.
+            let queue = &*raw.origin.destination;
+            if letter.raw.headers.text(header::ADOPTED) == Some(queue) {
+                return Err(Refusal::NoPlace {
+                    queue: queue.to_owned(),
+                });
+            }
             set(&mut raw, header::LETTER, letter.id.clone());
             Ok(Plan::Queue(Box::new(raw)))
         }
@@ -124,7 +137,12 @@ fn again(letter: &DeadLetter, now: UnixMs) -> Result<RawMessage, Refusal> {
         header::REPROCESSED,
         letter.reprocessed.saturating_add(1).to_string(),
     );
-    raw.headers.remove(BROKERS_OWN);
+    raw.headers.remove(header::ADOPTED);
+    // What a broker knows of a message begins anew with it.
+    raw.headers.remove(DELIVERIES);
+    for name in deaths::BROKERS_OWN {
+        raw.headers.remove(name);
+    }
     Ok(raw)
 }
 

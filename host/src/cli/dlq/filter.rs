@@ -13,7 +13,7 @@ pub struct Filter {
     /// Only of this type
     #[arg(long = "type", help_heading = HEADING)]
     message_type: Option<String>,
-    /// malformed, too-large, unrouted, rejected, exhausted, refused, expired
+    /// malformed, too-large, unrouted, rejected, exhausted, refused, expired, broker, foreign
     #[arg(long, help_heading = HEADING)]
     class: Option<String>,
     /// The queue or topic they came from

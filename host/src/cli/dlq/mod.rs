@@ -172,6 +172,28 @@ async fn show(global: &Global, client: &Client, id: &str) -> Result<(), Exit> {
         field("parked", &behind)?;
     }
     field("origin", &letter.origin)?;
+    if let Some(queue) = &letter.found_in {
+        field(
+            "found in",
+            &format!("{queue}, and nothing says where it came from"),
+        )?;
+    }
+    for death in &letter.deaths {
+        let time = death.time.as_deref().unwrap_or("at a time that is not said");
+        let exchange = if death.exchange.is_empty() {
+            "the default exchange"
+        } else {
+            &death.exchange
+        };
+        let keys = death.routing_keys.join(", ");
+        field(
+            "death",
+            &format!(
+                "{time} {} in {}, {}×, from {exchange} with {keys}",
+                death.reason, death.queue, death.count
+            ),
+        )?;
+    }
     field("first failure", &letter.first_failure)?;
     field("last failure", &letter.last_failure)?;
     for attempt in &letter.history {

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::intake::over_limit;
-use super::super::item::{fallback_id, replayed_id};
+use super::super::item::fallback_id;
 use super::super::letter::{self, Known};
 use super::super::run::{LOG_LINES, invocation};
 use super::super::settle::{self, PublishFailure};
 use super::Scene;
 use crate::decode;
 use crate::guest::Completion;
+use crate::model::ids::replayed_id;
 use crate::model::replay::{Failed, Fate};
 use crate::model::{
     Attempt, DeadLetter, Envelope, Failure, FailureClass, Outcome, Outgoing, RawMessage, UnixMs, Verdict,

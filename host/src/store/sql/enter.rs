@@ -263,6 +263,7 @@ async fn insert(
         let destination = letter.raw.origin.destination.to_string();
         let kind = Kind::new(print.group.clone(), destination, letter.message_type.as_deref());
         tally.count(kind, letter.state, 1);
+        tally.entered(letter);
         tally.seen(print, letter);
     }
     if !kept.is_empty() {

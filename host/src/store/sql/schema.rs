@@ -21,6 +21,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0008_letter_kinds.sql"),
     include_str!("migrations/0009_letter_words.sql"),
     include_str!("migrations/0010_preparing.sql"),
+    include_str!("migrations/0011_letter_exports.sql"),
 ];
 
 /// The error is the reason why the store cannot be opened.

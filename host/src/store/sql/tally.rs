@@ -1,4 +1,4 @@
-//! What a transaction changes in counts, groups and jobs, written once at its end.
+//! What a transaction changes in counts, groups and jobs, and which letters are new in it, written once at its end.
 //!
 //! One statement for each row that changes instead of one for each letter, and always in the order of the keys: of two
 //! transactions that count the same kinds none waits for the other in a circle.
@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use super::Error;
 use super::engine::{Connection, failed};
-use super::int;
 use super::text::stored;
-use crate::model::{DeadLetter, Fingerprint, LetterState, UnixMs};
+use super::{exports, int};
+use crate::model::{DeadLetter, Fingerprint, LetterState, MessageKind, UnixMs};
 use crate::store::Ending;
 
 /// Types with more characters are counted together: an index takes no key of any length.
@@ -70,6 +70,8 @@ pub(super) struct Tally {
     groups: BTreeMap<String, Group>,
     counts: BTreeMap<(Kind, &'static str), i64>,
     jobs: BTreeMap<i64, Ended>,
+    /// Letters that are new, in the order of their entry.
+    new: Vec<(String, MessageKind)>,
 }
 
 impl Tally {
@@ -81,6 +83,11 @@ impl Tally {
 
     pub(super) fn count(&mut self, kind: Kind, state: LetterState, by: i64) {
         *self.counts.entry((kind, state.as_str())).or_default() += by;
+    }
+
+    /// A letter is new.
+    pub(super) fn entered(&mut self, letter: &DeadLetter) {
+        self.new.push((letter.id.clone(), letter.raw.origin.kind));
     }
 
     /// A letter failed like that.
@@ -119,7 +126,9 @@ impl Tally {
         }
     }
 
-    pub(super) async fn write(self, on: &mut Connection) -> Result<(), Error> {
+    pub(super) async fn write(mut self, on: &mut Connection, wanted: &exports::Wanted) -> Result<(), Error> {
+        self.new.retain(|(_, kind)| wanted.has(*kind));
+        exports::add(on, &self.new).await?;
         for group in self.groups.into_values() {
             insert(on, group).await?;
         }

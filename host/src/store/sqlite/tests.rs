@@ -8,6 +8,7 @@
     reason = "tests"
 )]
 
+mod exports;
 mod groups;
 mod held;
 mod jobs;
