@@ -1,7 +1,7 @@
 //! What replays need, put together: brokers whose topics can be read again, and the routes of this host.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -48,15 +48,17 @@ fn place(broker: &dyn Broker) -> Option<Place> {
 /// A twin is made anew after this time: grants and limits may have changed.
 const TWIN: Duration = Duration::from_secs(10);
 
+/// By plugin, versions that carry nothing out, and since when.
+type Twins = HashMap<Arc<str>, (Arc<dyn Version>, Instant)>;
+
 struct RoutesOf {
     dispatcher: Arc<Dispatcher>,
     runtime: Runtime,
-    /// By plugin, versions that carry nothing out, and since when.
-    twins: Mutex<HashMap<Arc<str>, (Arc<dyn Version>, Instant)>>,
+    twins: Mutex<Twins>,
 }
 
 impl RoutesOf {
-    fn twins(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, (Arc<dyn Version>, Instant)>> {
+    fn twins(&self) -> MutexGuard<'_, Twins> {
         self.twins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
