@@ -103,6 +103,11 @@ pub fn measures() -> Vec<Measure> {
     writes.chain(asks).collect()
 }
 
+/// A member of an answer; null when there is none.
+pub fn at<'a>(answer: &'a Value, name: &str) -> &'a Value {
+    answer.get(name).unwrap_or(&Value::Null)
+}
+
 fn arguments(engine: Engine, what: &str, count: usize) -> Vec<String> {
     let all = ["letters", "--engine", engine.word(), "--what", what, "--count"];
     all.into_iter()
@@ -153,9 +158,9 @@ fn asked(bench: &Bench, engine: Engine, names: [&'static str; 4]) -> Result<Vec<
                 .and_then(Value::as_array)
                 .into_iter()
                 .flatten()
-                .filter(|answer| answer["what"] == what)
+                .filter(|answer| at(answer, "what") == &json!(what))
                 .collect();
-            let p99 = |answer: &Value| answer["p99_ms"].as_f64().unwrap_or(f64::NAN);
+            let p99 = |answer: &Value| at(answer, "p99_ms").as_f64().unwrap_or(f64::NAN);
             let worst = of.iter().copied().max_by(|a, b| p99(a).total_cmp(&p99(b)));
             let worst = worst.with_context(|| format!("{name}: nothing was asked"))?;
             bench.tell(&format!("{name}: {worst}"));
@@ -169,8 +174,8 @@ fn asked(bench: &Bench, engine: Engine, names: [&'static str; 4]) -> Result<Vec<
                 note: format!(
                     "worst of {}: {}, p50 {:.1} ms",
                     of.len(),
-                    worst["filter"],
-                    worst["p50_ms"].as_f64().unwrap_or_default()
+                    at(worst, "filter"),
+                    at(worst, "p50_ms").as_f64().unwrap_or_default()
                 ),
                 details: json!(of),
             })
@@ -182,15 +187,15 @@ fn asked(bench: &Bench, engine: Engine, names: [&'static str; 4]) -> Result<Vec<
         name: names[3].to_owned(),
         unit: "ms",
         goal: Goal::AtMost(250.0),
-        ours: vec![job["longest_ms"].as_f64().unwrap_or(f64::NAN)],
+        ours: vec![at(job, "longest_ms").as_f64().unwrap_or(f64::NAN)],
         baseline: Vec::new(),
         against: "",
         note: format!(
             "{} letters; answered after {:.0} ms, ready after {:.1} s; p50 of a write meanwhile {:.1} ms",
-            job["letters"],
-            job["answered_ms"].as_f64().unwrap_or_default(),
-            job["ready_ms"].as_f64().unwrap_or_default() / 1e3,
-            job["p50_ms"].as_f64().unwrap_or_default()
+            at(job, "letters"),
+            at(job, "answered_ms").as_f64().unwrap_or_default(),
+            at(job, "ready_ms").as_f64().unwrap_or_default() / 1e3,
+            at(job, "p50_ms").as_f64().unwrap_or_default()
         ),
         details: job.clone(),
     });
@@ -340,11 +345,11 @@ pub fn letter(number: usize, count: usize) -> DeadLetter {
         message_type: Some(format!("kind-{}", kind % 5)),
         route: Some(format!("route-{route}")),
         plugin: Some("bench".to_owned()),
-        class: [
-            FailureClass::Rejected,
-            FailureClass::Exhausted,
-            FailureClass::Refused,
-        ][kind % 3],
+        class: match kind % 3 {
+            0 => FailureClass::Rejected,
+            1 => FailureClass::Exhausted,
+            _ => FailureClass::Refused,
+        },
         reason,
         code: Some(format!("code.{}", kind % 7)),
         attempts: vec![Attempt {

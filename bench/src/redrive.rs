@@ -12,6 +12,7 @@ use helix_host::store::{DeadLetters, Parked, Retries};
 use serde_json::{Value, json};
 
 use crate::host::{Folder, Host};
+use crate::letters::at;
 use crate::message::{self, Shape};
 use crate::process::{Figures, Meter, child, rss_mib};
 use crate::publish::outgoing;
@@ -72,7 +73,7 @@ fn job(host: &mut Host<'_>, count: usize, rate: Option<u32>) -> Result<f64> {
     let (status, made) = host.request("POST", "/v1/messaging/dlq/jobs", &asked.to_string())?;
     ensure!(status < 300, "the job was refused: {status} {made}");
     let made: Value = serde_json::from_str(&made)?;
-    let id = made["id"].as_str().context("a job without id")?.to_owned();
+    let id = at(&made, "id").as_str().context("a job without id")?.to_owned();
     let done = host.until("done with the job", LIMIT, |host| {
         std::thread::sleep(Duration::from_millis(20));
         let (_, job) = host.get(&format!("/v1/messaging/dlq/jobs/{id}"))?;
@@ -80,10 +81,10 @@ fn job(host: &mut Host<'_>, count: usize, rate: Option<u32>) -> Result<f64> {
         Ok(job.get("ended").is_some().then_some(job))
     })?;
     ensure!(
-        done["state"] == "completed" && done["done"] == count,
+        at(&done, "state") == &json!("completed") && at(&done, "done") == &json!(count),
         "the job ended otherwise: {done}"
     );
-    done["per_second"].as_f64().context("a job without a rate")
+    at(&done, "per_second").as_f64().context("a job without a rate")
 }
 
 /// How far from what was asked, percent.
@@ -280,7 +281,7 @@ fn replay(host: &mut Host<'_>, asked: &Value, mut look: impl FnMut(&Host<'_>, &V
     let (status, made) = host.request("POST", "/v1/messaging/replay", &asked.to_string())?;
     ensure!(status == 201, "the replay was refused: {status} {made}");
     let made: Value = serde_json::from_str(&made)?;
-    let id = made["request_id"]
+    let id = at(&made, "request_id")
         .as_str()
         .context("a replay without id")?
         .to_owned();
@@ -289,18 +290,18 @@ fn replay(host: &mut Host<'_>, asked: &Value, mut look: impl FnMut(&Host<'_>, &V
         let (_, view) = host.get(&format!("/v1/messaging/replay/{id}"))?;
         let view: Value = serde_json::from_str(&view)?;
         look(host, &view);
-        let over = view["status"] != "pending" && view["status"] != "running";
+        let over = at(&view, "status") != &json!("pending") && at(&view, "status") != &json!("running");
         Ok(over.then_some(view))
     })?;
     ensure!(
-        done["status"] == "completed",
+        at(&done, "status") == &json!("completed"),
         "the replay ended otherwise: {done}"
     );
     Ok(done)
 }
 
 fn rate_of(view: &Value) -> Result<f64> {
-    view["rate_per_second"]
+    at(view, "rate_per_second")
         .as_f64()
         .context("a replay without a rate")
 }
@@ -337,7 +338,7 @@ fn replayed_kafka(bench: &Bench) -> Result<Vec<Row>> {
             let rss = rss_mib(host.pid()).unwrap_or_default();
             last = rss;
             // A tenth of all is half of the first.
-            if time == 0 && view["done"].as_u64().unwrap_or_default() * 2 <= count as u64 {
+            if time == 0 && at(view, "done").as_u64().unwrap_or_default() * 2 <= count as u64 {
                 early = early.max(rss);
             }
         })?;

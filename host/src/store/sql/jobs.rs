@@ -476,7 +476,7 @@ impl Jobs for Store {
     async fn prepare(&self, number: u64) -> Result<Option<Job>, Error> {
         match prepare::next(self.readers(), int(number)).await? {
             Next::Piece(piece) => self.job_op(Op::Prepare(piece)).await,
-            Next::Nothing(job) => Ok(job),
+            Next::Nothing(job) => Ok(job.map(|job| *job)),
         }
     }
 

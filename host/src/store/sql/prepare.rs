@@ -35,7 +35,7 @@ pub(super) struct Piece {
 pub(super) enum Next {
     Piece(Box<Piece>),
     /// The job needs none; none: there is no such job.
-    Nothing(Option<Job>),
+    Nothing(Option<Box<Job>>),
 }
 
 /// What a job may be made over.
@@ -95,7 +95,7 @@ async fn next_in(on: &mut Connection, number: i64) -> Result<Next, Error> {
     };
     let job = jobs::job(&row)?;
     if job.state != JobState::Preparing {
-        return Ok(Next::Nothing(Some(job)));
+        return Ok(Next::Nothing(Some(Box::new(job))));
     }
     let said = maybe_text(&row, "members")?.unwrap_or_default();
     let filter: LetterFilter =
