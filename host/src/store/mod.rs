@@ -3,8 +3,10 @@
 //! Every method that changes something returns only after the change is on disk.
 
 mod audit;
+mod auto;
 mod held;
 mod jobs;
+mod keep;
 mod letters;
 pub mod postgres;
 mod replays;
@@ -12,8 +14,10 @@ mod retries;
 pub mod sqlite;
 
 pub use audit::{Audit, AuditEntry, AuditPage};
+pub use auto::{AutoLetters, Candidate, Decided, Mark, Progress, Settled, Step, Turn};
 pub use held::{HeldFilter, HeldKey, HeldKeys, HeldPage, HeldRoute};
 pub use jobs::{Action, Ending, Job, JobResult, JobState, Jobs, Member, Members, NewJob, Standing};
+pub use keep::KeepLetters;
 pub use letters::{Change, Changed, DeadLetters, Entry, Group, LetterFilter, LetterPage, Note, Page};
 pub use replays::{Hold, Replays, Submitted};
 pub use retries::{Parked, Retries};

@@ -8,12 +8,14 @@
 //! their own. Text is written by [`text::stored`], so that it is the same text in both.
 
 mod audit;
+mod auto;
 mod change;
 pub(super) mod codec;
 mod enter;
 mod groups;
 mod held;
 mod jobs;
+mod keep;
 mod letters;
 mod matching;
 mod op;

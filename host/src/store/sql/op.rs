@@ -6,9 +6,9 @@ use super::change::{self, Over};
 use super::engine::Connection;
 use super::retries::{self, Claim};
 use super::tally::Tally;
-use super::{Error, audit, enter, held, jobs, replays};
+use super::{Error, audit, auto, enter, held, jobs, keep, replays};
 use crate::model::{DeadLetter, UnixMs};
-use crate::store::{AuditEntry, Change, Changed, Job, Note, Parked};
+use crate::store::{AuditEntry, Change, Changed, Job, Note, Parked, Settled};
 
 pub(super) enum Op {
     Park(Vec<Parked>),
@@ -33,6 +33,8 @@ pub(super) enum Op {
         limit: usize,
     },
     Job(jobs::Op, Arc<str>),
+    Auto(auto::Op, Arc<str>),
+    Keep(keep::Op),
 }
 
 #[derive(Debug)]
@@ -46,6 +48,7 @@ pub(super) enum Done {
     Job(Option<Box<Job>>),
     /// Was it done?
     Flag(bool),
+    Settled(Settled),
 }
 
 impl Done {
@@ -100,6 +103,7 @@ impl Op {
                 into.change(letter, change);
             }
             Self::Complete(id) | Self::Bury(id, _) => into.ids.push(id),
+            Self::Auto(op, _) => into.letters.extend(op.discards()),
             Self::Claim(_)
             | Self::Reschedule(_)
             | Self::Release(..)
@@ -110,6 +114,7 @@ impl Op {
             | Self::Replay(_)
             | Self::Audit(_)
             | Self::Forget { .. }
+            | Self::Keep(_)
             | Self::Job(..) => {}
         }
     }
@@ -154,6 +159,8 @@ impl Op {
                 return Ok(Done::Count(replays + rows));
             }
             Self::Job(op, host) => return op.apply(on, now, host, tally).await,
+            Self::Auto(op, host) => return op.apply(on, now, host, tally).await,
+            Self::Keep(op) => return op.apply(on, now, tally).await.map(Done::Count),
             Self::Enter(letters) => {
                 let letters: Vec<_> = letters.iter().collect();
                 return enter::enter_all(on, &letters, now, tally)
@@ -161,7 +168,7 @@ impl Op {
                     .map(Done::Entered);
             }
             Self::Change(id, change, note, host) => {
-                return change::change(on, id, change, note, host, now, tally)
+                return change::change(on, id, change, None, note, host, now, tally)
                     .await
                     .map(Done::Changed);
             }
