@@ -34,6 +34,10 @@ pub enum Kind {
     Audit,
     /// Runs jobs over dead letters.
     Jobs,
+    /// Sends dead letters again without being asked.
+    AutoRedrive,
+    /// Lets dead letters expire, and deletes closed ones.
+    Keep,
     /// Rebuilds the handler (`helix dev`).
     Rebuild,
 }
@@ -58,6 +62,8 @@ impl Kind {
             | Self::Replay
             | Self::Audit
             | Self::Jobs
+            | Self::AutoRedrive
+            | Self::Keep
             | Self::Rebuild => OnError::Log,
         }
     }

@@ -86,8 +86,17 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "dlq",
-        &["broker", "decode", "model", "store", "telemetry"],
-        "dead letters are shown and sent again through the seams; routes are asked for by a trait of its own",
+        &[
+            "broker",
+            "config",
+            "decode",
+            "model",
+            "retry",
+            "store",
+            "telemetry",
+        ],
+        "dead letters are shown and sent again through the seams; routes are asked for by a trait of its own. What is sent \
+         unasked follows a policy of the settings, with the delays of any retry",
     ),
     (
         "replay",
@@ -166,6 +175,8 @@ const NEVER: &[(&[&str], &[&str], &str)] = &[(
         "retry",
         "route",
         "dispatch/lanes",
+        "dlq/auto/doors",
+        "dlq/auto/policy",
         "dlq/plan",
         "replay/filter",
         "replay/job",

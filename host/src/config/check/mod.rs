@@ -1,6 +1,7 @@
 //! What was read → [`valid::Settings`], or every reason why not.
 
 mod brokers;
+mod dlq;
 mod plugins;
 mod routes;
 mod secrets;
@@ -83,6 +84,7 @@ impl<'a> Check<'a> {
         let plugins = self.plugins(raw, &routes, &plugins_dir);
         let brokers = self.brokers(raw, &state_dir, &routes);
         let store = self.store(&raw.store);
+        let dlq_auto = self.auto(&raw.dlq.auto);
         let host = valid::Host {
             state_dir,
             plugins_dir,
@@ -108,6 +110,8 @@ impl<'a> Check<'a> {
             plugins,
             unrouted: raw.messaging.unrouted,
             dlq_edit: raw.dlq.edit,
+            dlq_keep: dlq::keep(&raw.dlq),
+            dlq_auto,
             formats: valid::Formats(
                 raw.formats
                     .iter()

@@ -1,6 +1,7 @@
 //! What may stand in helix.toml. The comments here are the reference: schema and helix.reference.toml are made from them.
 
 mod broker;
+mod dlq;
 mod topology;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use super::valid::{OnDeadLetter, Order, Unrouted};
 use crate::model::{Role, WireFormat};
 
 pub use broker::{Broker, Embedded, Kafka, RabbitMq, Sasl, Tls, TlsFiles};
+pub use dlq::{Auto, AutoType, Dlq};
 pub use topology::{Scalar, Topology};
 
 /// Helix configuration. Sources, the later wins: this file, environment, flags. `helix config explain` tells which one did.
@@ -181,15 +183,6 @@ impl Default for Limits {
             wasm_size: Size(64 << 20),
         }
     }
-}
-
-/// Dead letters.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Dlq {
-    /// True: whoever may use the API may send a changed copy of a dead letter (`helix dlq edit`). The letter keeps who did it
-    /// and why; what was sent differs from what the producer wrote.
-    pub edit: bool,
 }
 
 /// (queue or topic, type) → plugin and policy.
