@@ -58,12 +58,13 @@ async fn expire(
     now: UnixMs,
     tally: &mut Tally,
 ) -> Result<u64, Error> {
-    // What somebody else is just changing is passed over, and looked at again as it is then.
+    // What somebody else is just changing is passed over, and looked at again as it is then. Looked for once and by itself: as
+    // part of the update the server may look anew for each row, and pass over those it has locked meanwhile.
     let sql = format!(
-        "UPDATE dead_letters SET state = 'expired', closed_ms = $1
-         WHERE id IN (SELECT id FROM dead_letters WHERE state = 'dead' AND last_failure_ms <= $2 AND {FREE}
+        "WITH old AS (SELECT id FROM dead_letters WHERE state = 'dead' AND last_failure_ms <= $2 AND {FREE}
                       ORDER BY last_failure_ms, id LIMIT $3{SKIP_LOCKED})
-           AND state = 'dead' AND last_failure_ms <= $2
+         UPDATE dead_letters SET state = 'expired', closed_ms = $1
+         WHERE id IN (SELECT id FROM old) AND state = 'dead' AND last_failure_ms <= $2
          RETURNING id, grp, destination, message_type"
     );
     let rows = sqlx::query(AssertSqlSafe(sql))
@@ -102,10 +103,9 @@ async fn expire(
 
 async fn forget(on: &mut Connection, until: UnixMs, limit: usize, tally: &mut Tally) -> Result<u64, Error> {
     let sql = format!(
-        "DELETE FROM dead_letters
-         WHERE id IN (SELECT id FROM dead_letters WHERE closed_ms IS NOT NULL AND closed_ms <= $1 AND {FREE}
+        "WITH old AS (SELECT id FROM dead_letters WHERE closed_ms IS NOT NULL AND closed_ms <= $1 AND {FREE}
                       ORDER BY closed_ms, id LIMIT $2{SKIP_LOCKED})
-           AND closed_ms <= $1
+         DELETE FROM dead_letters WHERE id IN (SELECT id FROM old) AND closed_ms <= $1
          RETURNING id, grp, destination, message_type, state"
     );
     let rows = sqlx::query(AssertSqlSafe(sql))
