@@ -26,6 +26,7 @@ mod interop;
 mod kafka_client;
 mod kill;
 mod load;
+mod manual;
 mod order;
 mod park;
 mod rehearse;
