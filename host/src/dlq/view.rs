@@ -3,13 +3,16 @@
 use base64::Engine;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Attempt, DeadLetter};
+use crate::model::{Attempt, DeadLetter, FailureClass, LetterState};
 use crate::store::{Entry, HeldKey};
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "DeadLetter")]
 pub struct Letter {
     pub id: String,
+    #[schemars(with = "LetterState")]
     pub state: String,
+    #[schemars(with = "FailureClass")]
     pub class: String,
     pub reason: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -32,7 +35,9 @@ pub struct Letter {
     /// How often the message that failed last had been sent again.
     #[serde(default)]
     pub reprocessed: u32,
+    #[schemars(extend("format" = "date-time"))]
     pub first_failure: String,
+    #[schemars(extend("format" = "date-time"))]
     pub last_failure: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
@@ -54,12 +59,16 @@ pub struct Letter {
 }
 
 /// One change of a letter.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "LetterChange")]
 pub struct Step {
+    #[schemars(extend("format" = "date-time"))]
     pub time: String,
     pub actor: String,
     pub action: String,
+    #[schemars(with = "LetterState")]
     pub from: String,
+    #[schemars(with = "LetterState")]
     pub to: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -79,7 +88,7 @@ impl From<Entry> for Step {
 }
 
 /// A key that waits behind a dead letter.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ParkedKey {
     pub route: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,6 +104,7 @@ pub struct ParkedKey {
     pub withheld: bool,
     /// Id of the dead letter.
     pub letter: String,
+    #[schemars(extend("format" = "date-time"))]
     pub since: String,
     /// Messages behind it.
     pub waiting: u64,
@@ -125,15 +135,18 @@ impl ParkedKey {
 }
 
 /// What became of a request about one letter.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "LetterOutcome")]
 pub struct Outcome {
     pub id: String,
     /// The state of the letter now.
+    #[schemars(with = "LetterState")]
     pub status: String,
 }
 
 /// The message as the broker had it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "OriginalMessage")]
 pub struct Original {
     /// When the body is UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -150,6 +163,7 @@ pub struct Original {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     pub timestamp: Option<String>,
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::UnixMs;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ReplayStatus {
     /// Waits for a host that has a place free.
@@ -92,8 +92,9 @@ impl Stretch {
 }
 
 /// What is sent: one of the types (all when there is none), with all of the headers and all of the metadata.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "ReplayFilter")]
 pub struct Filter {
     pub message_types: Vec<String>,
     pub headers: BTreeMap<String, String>,

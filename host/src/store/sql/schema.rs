@@ -16,6 +16,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0005_parking.sql"),
     include_str!("migrations/0006_audit.sql"),
     include_str!("migrations/0007_hosts.sql"),
+    include_str!("migrations/0008_job_cancel.sql"),
 ];
 
 /// The error is the reason why the store cannot be opened.
