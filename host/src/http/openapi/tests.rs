@@ -11,7 +11,7 @@ fn the_document_is_committed_as_it_is_generated() {
 }
 
 #[test]
-fn two_types_of_one_name_would_be_told_apart_by_a_number() {
+fn no_two_types_share_a_name() {
     let document = document();
     let schemas = document["components"]["schemas"].as_object().unwrap();
     assert!(schemas.len() > 30, "only {} schemas", schemas.len());
