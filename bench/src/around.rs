@@ -50,6 +50,7 @@ fn rounds(bench: &Bench, name: &str, shape: Shape, goal: Goal) -> Result<Vec<Row
         baseline: Vec::new(),
         against: "",
         note: "without the broker's own ledger, which is in the Kafka rows".to_owned(),
+        details: serde_json::Value::Null,
     }])
 }
 

@@ -57,6 +57,7 @@ fn rows(bench: &Bench) -> Result<Vec<Row>> {
         baseline: of(&theirs, value),
         against: "its engine alone",
         note: String::new(),
+        details: serde_json::Value::Null,
     };
     Ok(vec![
         Row {

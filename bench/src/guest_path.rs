@@ -61,6 +61,7 @@ fn compare(bench: &Bench, name: &str, plugin: &str, batch: usize, goal: Goal) ->
         baseline: theirs,
         against: "native: clone of an owned event, empty function",
         note: String::new(),
+        details: serde_json::Value::Null,
     }])
 }
 

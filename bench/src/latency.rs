@@ -245,6 +245,7 @@ fn rows(names: [&'static str; 2], ours: &[Figures], theirs: &[Figures], against:
         baseline: theirs.iter().map(value).collect(),
         against,
         note: String::new(),
+        details: serde_json::Value::Null,
     };
     vec![
         row(names[0], Goal::MoreByAtMost(0.2), |f| f.p50_ms),

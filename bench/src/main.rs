@@ -10,6 +10,7 @@ mod guest_path;
 mod host;
 mod kafka;
 mod latency;
+mod letters;
 mod memory;
 mod message;
 mod native;
@@ -18,6 +19,7 @@ mod process;
 mod publish;
 mod rabbitmq;
 mod recovery;
+mod redrive;
 mod reload;
 mod stage;
 mod stats;
@@ -51,6 +53,8 @@ enum Command {
     Wear(memory::Args),
     /// Our publisher, in this process
     OursPublish(publish::Args),
+    /// Dead letters in a store, in this process
+    Letters(letters::Args),
 }
 
 #[derive(clap::Args)]
@@ -105,6 +109,10 @@ impl Bench {
     /// So many, or a few with `--quick`.
     pub fn count(&self, full: usize, quick: usize) -> usize {
         if self.quick { quick } else { full }
+    }
+
+    pub fn is_quick(&self) -> bool {
+        self.quick
     }
 
     pub fn tell(&self, text: &str) {
@@ -163,6 +171,10 @@ fn main() -> ExitCode {
         Command::Embedded(args) => wait(embedded::child_main(&args)),
         Command::Wear(args) => wait(memory::wear(&args)),
         Command::OursPublish(args) => wait(publish::ours(&args)),
+        Command::Letters(args) => tokio::runtime::Runtime::new()
+            .map_err(Into::into)
+            .and_then(|rt| rt.block_on(letters::main(&args)))
+            .and_then(|found| print(&found)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -178,7 +190,7 @@ fn wait(work: impl Future<Output = Result<Figures>>) -> Result<()> {
 }
 
 #[allow(clippy::print_stdout, reason = "the figures are this program's output")]
-fn print(figures: &Figures) -> Result<()> {
+fn print(figures: &impl serde::Serialize) -> Result<()> {
     println!("{}", serde_json::to_string(figures)?);
     Ok(())
 }
@@ -207,6 +219,8 @@ fn run(args: &Run) -> Result<()> {
         latency::measures(),
         reload::measures(),
         recovery::measures(),
+        letters::measures(),
+        redrive::measures(),
         memory::measures(),
         args.peers.as_deref().map(peers::measures).unwrap_or_default(),
     ]

@@ -43,6 +43,7 @@ fn idle(bench: &Bench) -> Result<Vec<Row>> {
         baseline: Vec::new(),
         against: "",
         note: String::new(),
+        details: serde_json::Value::Null,
     }])
 }
 
@@ -55,6 +56,7 @@ fn backlog(bench: &Bench) -> Result<Vec<Row>> {
         baseline: vec![resting(bench, 1_000)?],
         against: "the same host with 1 k waiting",
         note: String::new(),
+        details: serde_json::Value::Null,
     }])
 }
 
@@ -94,6 +96,7 @@ fn grown(bench: &Bench, name: &str, what: &str, count: usize) -> Result<Vec<Row>
         baseline: vec![before],
         against: "after the first tenth",
         note: format!("{count} of them, {:.0} a second", figures.rate),
+        details: serde_json::Value::Null,
     }])
 }
 

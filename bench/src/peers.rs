@@ -134,6 +134,7 @@ fn row(name: &str, peer: &Peer, ours: &[Figures], theirs: &[Figures]) -> Row {
         baseline: theirs.iter().map(|f| f.rate).collect(),
         against,
         note: cpu_note(ours, theirs),
+        details: serde_json::Value::Null,
     }
 }
 

@@ -32,6 +32,11 @@ pub fn child(args: &[&str]) -> Result<Figures> {
 
 /// Runs any program to its end; its last line is [`Figures`].
 pub fn figures(command: &mut Command) -> Result<Figures> {
+    said(command)
+}
+
+/// Runs any program to its end; its last line is JSON.
+pub fn said<T: serde::de::DeserializeOwned>(command: &mut Command) -> Result<T> {
     let output = command
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())

@@ -139,6 +139,7 @@ fn rounds(
         baseline: theirs.iter().map(|f| f.rate).collect(),
         against,
         note: cpu_note(&ours, &theirs),
+        details: serde_json::Value::Null,
     }])
 }
 

@@ -94,6 +94,7 @@ fn compete(bench: &Bench, contest: &Contest) -> Result<Vec<Row>> {
         baseline: theirs.iter().map(|f| f.rate).collect(),
         against: contest.against,
         note: cpu_note(&ours, &theirs),
+        details: serde_json::Value::Null,
     }])
 }
 

@@ -83,6 +83,7 @@ fn rounds(bench: &Bench, name: &str, goal: f64, prepare: &dyn Fn() -> Result<Fol
         baseline: Vec::new(),
         against: "",
         note: String::new(),
+        details: serde_json::Value::Null,
     }])
 }
 

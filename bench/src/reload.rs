@@ -77,6 +77,7 @@ fn rows(bench: &Bench) -> Result<Vec<Row>> {
         baseline,
         against,
         note: String::new(),
+        details: serde_json::Value::Null,
     };
     Ok(vec![
         row(COLD, Goal::AtMost(150.0), cold, Vec::new(), ""),

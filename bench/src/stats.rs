@@ -74,6 +74,8 @@ pub struct Row {
     pub against: &'static str,
     /// Other figures of the same rounds, e.g. CPU time a message.
     pub note: String,
+    /// Figures that the list has and the table has not.
+    pub details: serde_json::Value,
 }
 
 impl Row {
@@ -118,6 +120,7 @@ mod tests {
             baseline: baseline.to_vec(),
             against: "b",
             note: String::new(),
+            details: serde_json::Value::Null,
         }
     }
 

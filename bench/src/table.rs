@@ -32,6 +32,7 @@ fn entry(row: &Row) -> Value {
         "ours_rounds": row.ours,
         "baseline_rounds": row.baseline,
         "note": row.note,
+        "details": row.details,
     })
 }
 
@@ -209,6 +210,7 @@ mod tests {
             baseline: vec![100_000.0, 100_000.0, 100_000.0],
             against: "rdkafka",
             note: "CPU 2 µs".into(),
+            details: serde_json::Value::Null,
         }
     }
 

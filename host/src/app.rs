@@ -1,5 +1,6 @@
 //! The composition root: the only file that names concrete brokers and stores. Start order, reload, stop order.
 
+mod dead_letters;
 mod gauges;
 mod letters;
 mod reload;
@@ -59,6 +60,8 @@ pub struct App {
     jobs_idle: CancellationToken,
     /// No replay has a batch under way any more.
     replays_idle: CancellationToken,
+    /// No dead letter of a broker is in hand any more, and no copy of one is being sent.
+    dead_letters_idle: Vec<CancellationToken>,
     /// Held as long as the host lives.
     _lock: std::fs::File,
 }
@@ -134,6 +137,7 @@ impl App {
                 .await
                 .map_err(|error| failed("read parked retries", error))?,
         );
+        let dead_letters_idle = dead_letters::idle(settings, &brokers);
         let app = Arc::new(Self {
             settings: ArcSwap::from_pointee(settings.clone()),
             // The file that was found is the one that is read again: when it is gone, no other place is looked at.
@@ -158,6 +162,7 @@ impl App {
             stopping: CancellationToken::new(),
             jobs_idle: CancellationToken::new(),
             replays_idle: CancellationToken::new(),
+            dead_letters_idle,
             _lock: lock,
         });
         app.follow_plugins();
@@ -183,6 +188,7 @@ impl App {
         // The envelope around the payload: names, ids, headers, base64 of a binary payload.
         let body_limit = settings.limits.message_bytes.saturating_mul(4) / 3 + 64 * 1024;
         let wasm_limit = usize::try_from(settings.limits.wasm_bytes).unwrap_or(usize::MAX);
+        dead_letters::spawn(self, &clock, &mut tasks);
         let api = Arc::new(Api {
             brokers: self.brokers.clone(),
             targets: self.context.targets.clone(),
@@ -384,7 +390,13 @@ impl App {
         let jobs = tokio::time::timeout(limit, self.jobs_idle.cancelled());
         let replays = tokio::time::timeout(limit, self.replays_idle.cancelled());
         // Those that are not idle by then are taken up again at the next start.
-        let _ = tokio::join!(self.dispatcher.drain(limit), jobs, replays);
+        let others = async {
+            for idle in &self.dead_letters_idle {
+                idle.cancelled().await;
+            }
+        };
+        let others = tokio::time::timeout(limit, others);
+        let _ = tokio::join!(self.dispatcher.drain(limit), jobs, replays, others);
         for broker in self.brokers.values() {
             broker.close().await;
         }

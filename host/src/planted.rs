@@ -35,10 +35,18 @@ pub enum Bug {
     FsyncSkipped,
     /// A host that starts does not know which keys wait in the store.
     ParkForgottenOverRestart,
+    /// A replay writes down that a batch is done before its copies are confirmed.
+    CheckpointBeforeConfirm,
+    /// Whoever does not get the claim of a dead letter sends it all the same.
+    RedriveWithoutCompareAndSet,
+    /// A dead letter ends before its queue has confirmed the message.
+    LetterRemovedBeforeConfirm,
+    /// A job or replay that was cancelled is not asked whether it was.
+    CancelOnlyFlipsAFlag,
 }
 
 impl Bug {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::AckBeforeHandle,
         Self::CommitMaximum,
         Self::DeadLetterAfterAck,
@@ -50,6 +58,10 @@ impl Bug {
         Self::WallClockDeadline,
         Self::FsyncSkipped,
         Self::ParkForgottenOverRestart,
+        Self::CheckpointBeforeConfirm,
+        Self::RedriveWithoutCompareAndSet,
+        Self::LetterRemovedBeforeConfirm,
+        Self::CancelOnlyFlipsAFlag,
     ];
 
     /// The value of `HELIX_PLANTED`.
@@ -66,6 +78,10 @@ impl Bug {
             Self::WallClockDeadline => "wall-clock-deadline",
             Self::FsyncSkipped => "fsync-skipped",
             Self::ParkForgottenOverRestart => "park-forgotten-over-restart",
+            Self::CheckpointBeforeConfirm => "checkpoint-before-confirm",
+            Self::RedriveWithoutCompareAndSet => "redrive-without-compare-and-set",
+            Self::LetterRemovedBeforeConfirm => "letter-removed-before-confirm",
+            Self::CancelOnlyFlipsAFlag => "cancel-only-flips-a-flag",
         }
     }
 }

@@ -34,6 +34,10 @@ pub enum Kind {
     Audit,
     /// Runs jobs over dead letters.
     Jobs,
+    /// Takes in dead letters of a broker.
+    Adopt,
+    /// Sends copies of dead letters.
+    Export,
     /// Rebuilds the handler (`helix dev`).
     Rebuild,
 }
@@ -58,6 +62,8 @@ impl Kind {
             | Self::Replay
             | Self::Audit
             | Self::Jobs
+            | Self::Adopt
+            | Self::Export
             | Self::Rebuild => OnError::Log,
         }
     }

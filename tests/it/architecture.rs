@@ -86,12 +86,20 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "dlq",
-        &["broker", "decode", "model", "store", "telemetry"],
+        &["broker", "decode", "model", "planted", "store", "telemetry"],
         "dead letters are shown and sent again through the seams; routes are asked for by a trait of its own",
     ),
     (
         "replay",
-        &["broker", "config", "decode", "model", "store", "telemetry"],
+        &[
+            "broker",
+            "config",
+            "decode",
+            "model",
+            "planted",
+            "store",
+            "telemetry",
+        ],
         "replays read and publish through the seams; of the settings they know how a duration is written",
     ),
     (
@@ -115,7 +123,11 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
         &["config", "error", "model", "planted"],
         "handlers know no broker and no store",
     ),
-    ("store", &["model"], "state knows words of the trade only"),
+    (
+        "store",
+        &["model", "planted"],
+        "state knows words of the trade only",
+    ),
     (
         "broker",
         &["config", "encode", "error", "model", "planted"],
@@ -168,6 +180,9 @@ const NEVER: &[(&[&str], &[&str], &str)] = &[(
         "retry",
         "route",
         "dispatch/lanes",
+        "dlq/adopt/deaths",
+        "dlq/adopt/shape",
+        "dlq/export/shape",
         "dlq/plan",
         "replay/filter",
         "replay/job",

@@ -124,7 +124,13 @@ pub fn missing(root: &Path, test: &str) -> Option<String> {
         .rev()
         .take_while(|line| line.trim_start().starts_with("#[") || line.trim_start().starts_with("//"))
         .any(|line| line.contains("test]") || line.contains("test("));
-    if marked {
+    // Or it becomes one on each engine of the store, by the list of `on_both!`.
+    let on_both = lines
+        .iter()
+        .skip_while(|line| line.trim() != "on_both! {")
+        .take_while(|line| line.trim() != "}")
+        .any(|line| line.trim() == name);
+    if marked || on_both {
         None
     } else {
         not("a function, but no test")

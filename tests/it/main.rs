@@ -8,6 +8,7 @@
 )]
 
 mod access;
+mod adopt;
 mod architecture;
 mod bad_config;
 mod bad_messages;
@@ -18,6 +19,7 @@ mod dev;
 mod dlq;
 mod docs;
 mod drain;
+mod export;
 mod fleet;
 mod guarantees;
 mod hostile;
@@ -26,6 +28,7 @@ mod interop;
 mod kafka_client;
 mod kill;
 mod load;
+mod manual;
 mod openapi;
 mod order;
 mod park;
@@ -37,3 +40,4 @@ mod slow;
 mod smoke;
 mod store;
 mod swap;
+mod takeover;

@@ -3,7 +3,9 @@
 mod asked;
 mod cli;
 mod killed;
+mod route;
 mod stage;
+mod streams;
 
 use std::time::Duration;
 

@@ -83,9 +83,14 @@ impl Setup {
 
     /// `helix …` in this folder, not started yet.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(variable("HELIX_BIN"));
+        let mut command = self.inside(Command::new(variable("HELIX_BIN")));
+        command.args(arguments);
         command
-            .args(arguments)
+    }
+
+    /// Any command, in this folder and with the variables of this host.
+    pub fn inside(&self, mut command: Command) -> Command {
+        command
             .current_dir(self.path())
             .env("NO_COLOR", "1")
             .env_remove("HELIX_URL")

@@ -59,7 +59,7 @@ pub fn main(args: &Args) -> Result<()> {
         settings: None,
         timeout: 180,
     };
-    let env = brokers::env_of(&brokers::start_all(&Kind::BROKERS, &options)?);
+    let env = brokers::env_of(&brokers::start_all(&Kind::ALL, &options)?);
     let mut bench = Command::new(bin.join("helix-bench"));
     bench
         .arg("run")
@@ -105,7 +105,7 @@ impl Drop for Running {
                 "brokers left running: `cargo xtask brokers stop --name {BROKERS}`"
             ));
         }
-        for kind in Kind::BROKERS {
+        for kind in Kind::ALL {
             if let Err(e) = brokers::stop(kind, BROKERS, false) {
                 say(format!("{} did not stop: {e:#}", kind.word()));
             }

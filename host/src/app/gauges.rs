@@ -78,6 +78,11 @@ pub(super) async fn of_store(app: &App) {
                 .set(i64::try_from(n).unwrap_or(i64::MAX));
         }
     }
+    if let Ok(pending) = app.store.exports.pending_exports().await {
+        metrics
+            .dlq_export_pending
+            .set(i64::try_from(pending).unwrap_or(i64::MAX));
+    }
     if let (Ok(keys), Ok(waiting)) = (app.store.held.held_routes().await, app.store.held.waiting().await) {
         let keys: Vec<(String, u64)> = keys.into_iter().map(|held| (held.route, held.keys)).collect();
         by_route(&metrics.parked_keys, &keys);

@@ -140,6 +140,8 @@ fn at_next_start(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("messaging.enabled", old.host.messaging != new.host.messaging),
         ("messaging.tasks", old.tasks_broker != new.tasks_broker),
         ("messaging.events", old.events_broker != new.events_broker),
+        ("dlq.adopt", old.dlq_adopt != new.dlq_adopt),
+        ("dlq.export", old.dlq_export != new.dlq_export),
     ];
     all.into_iter()
         .filter_map(|(name, changed)| changed.then_some(name))

@@ -10,7 +10,7 @@ use crate::error::{STORE_STORAGE, STORE_UNREACHABLE};
 use crate::model::{Clock, Ids};
 use crate::store::postgres::{self, PostgresStore};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Audit, DeadLetters, Error, HeldKeys, Jobs, Replays, Retries};
+use crate::store::{Audit, DeadLetters, Error, Exports, HeldKeys, Jobs, Replays, Retries};
 
 /// How long a start waits for a database that is away: a restart or a failover of it, or a whole site that starts at once.
 /// Not for ever: whoever started the host hears of it and starts it again. And not "ready later": what waits in the store comes
@@ -23,6 +23,7 @@ pub(super) struct Store {
     pub retries: Arc<dyn Retries>,
     pub letters: Arc<dyn DeadLetters>,
     pub held: Arc<dyn HeldKeys>,
+    pub exports: Arc<dyn Exports>,
     pub audit: Arc<dyn Audit>,
     pub jobs: Arc<dyn Jobs>,
     pub replays: Arc<dyn Replays>,
@@ -62,6 +63,12 @@ impl Store {
             };
             StartError::Failed(format!("{error} ({code})"))
         })?;
+        if settings.host.messaging {
+            let export = &settings.dlq_export;
+            store
+                .exports
+                .export(export.tasks.is_some(), export.events.is_some());
+        }
         store
             .reclaim()
             .await
@@ -74,6 +81,7 @@ impl Store {
             retries: Arc::new(store.clone()),
             letters: Arc::new(store.clone()),
             held: Arc::new(store.clone()),
+            exports: Arc::new(store.clone()),
             audit: Arc::new(store.clone()),
             jobs: Arc::new(store.clone()),
             replays: Arc::new(store.clone()),
@@ -86,6 +94,7 @@ impl Store {
             retries: Arc::new(store.clone()),
             letters: Arc::new(store.clone()),
             held: Arc::new(store.clone()),
+            exports: Arc::new(store.clone()),
             audit: Arc::new(store.clone()),
             jobs: Arc::new(store.clone()),
             replays: Arc::new(store.clone()),

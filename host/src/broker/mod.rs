@@ -297,6 +297,14 @@ impl PublishError {
 /// Reading a stretch of a topic again, without touching any group's offsets.
 #[async_trait]
 pub trait Scan: Send + Sync {
+    /// What the broker itself calls that which is read: a topic, or a queue that is a log.
+    fn kind(&self) -> MessageKind {
+        MessageKind::Event
+    }
+    /// How fine the broker's times are, in milliseconds. Where that is more than one, times in messages are not the broker's.
+    fn time_step(&self) -> UnixMs {
+        1
+    }
     /// First and next offset of each partition.
     async fn bounds(&self, topic: &str) -> Result<Vec<Bounds>, Error>;
     /// The first offset whose time is at or after `time`; `end` of the partition when there is none.

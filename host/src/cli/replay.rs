@@ -79,9 +79,7 @@ async fn list(global: &Global, client: &Client, limit: usize) -> Result<(), Exit
             view.request_id.clone(),
             view.status.clone(),
             view.topic.clone(),
-            view.target_topic
-                .clone()
-                .unwrap_or_else(|| "(dry run)".to_owned()),
+            target(view),
             format!("{}/{}", view.done, view.total_messages),
             view.replayed_count.to_string(),
             view.skipped_count.to_string(),
@@ -97,6 +95,16 @@ async fn list(global: &Global, client: &Client, limit: usize) -> Result<(), Exit
     )
 }
 
+fn target(view: &View) -> String {
+    match (&view.target_topic, &view.target_route) {
+        _ if view.dry_run => "(dry run)".to_owned(),
+        (Some(topic), _) => topic.clone(),
+        (None, Some(route)) if view.side_effects == Some(true) => format!("route {route}, with side effects"),
+        (None, Some(route)) => format!("route {route}"),
+        (None, None) => String::new(),
+    }
+}
+
 fn print(global: &Global, view: &View) -> Result<(), Exit> {
     if global.output == Format::Json {
         return output::json(view);
@@ -105,7 +113,7 @@ fn print(global: &Global, view: &View) -> Result<(), Exit> {
     field("id", &view.request_id)?;
     field("status", &view.status)?;
     field("topic", &view.topic)?;
-    field("target", view.target_topic.as_deref().unwrap_or("(dry run)"))?;
+    field("target", &target(view))?;
     field("done", &format!("{} of {}", view.done, view.total_messages))?;
     match view.matching_count {
         Some(matching) => field("matching", &matching.to_string())?,
@@ -138,6 +146,17 @@ fn print(global: &Global, view: &View) -> Result<(), Exit> {
             &format!(
                 "{}: offsets {} to {}, next {}",
                 p.partition, p.from_offset, p.to_offset, p.next_offset
+            ),
+        )?;
+    }
+    for failed in &view.failures {
+        let id = failed.id.as_deref().unwrap_or("(no id)");
+        let letter = failed.letter.as_deref().unwrap_or("none");
+        field(
+            "failure",
+            &format!(
+                "{id} (partition {}, offset {}): {}: {}; dead letter: {letter}",
+                failed.partition, failed.offset, failed.class, failed.reason
             ),
         )?;
     }

@@ -27,10 +27,21 @@ pub struct Settings {
     pub unrouted: Unrouted,
     /// A changed copy of a dead letter may be sent.
     pub dlq_edit: bool,
+    /// Queue whose dead letters become this host's.
+    pub dlq_adopt: Option<Arc<str>>,
+    /// Topics that get copies of new dead letters.
+    pub dlq_export: Export,
     /// Wire format of what the host publishes.
     pub formats: Formats,
     /// config/topology.toml.
     pub topology: Vec<Destination>,
+}
+
+/// Where copies of dead letters go; none of a kind without a topic.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Export {
+    pub tasks: Option<Arc<str>>,
+    pub events: Option<Arc<str>>,
 }
 
 #[derive(Debug, Clone)]

@@ -1,6 +1,5 @@
 //! Permit → pull → decode → route, for one source. Malformed and unrouted messages become dead letters here.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +8,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::item::{Duty, Item, fallback_id};
+use super::lookout::Lookout;
 use super::runner::Runner;
 use super::{CLOSE_LIMIT, Shared, letter, settle};
-use crate::broker::{self, Broker, Comparison, Delivery, Destination, Source, Subscription, Token};
+use crate::broker::{self, Broker, Comparison, Delivery, Destination, Source, Subscription};
 use crate::config::valid::Unrouted;
 use crate::decode::{self, Malformed};
-use crate::model::{Failure, FailureClass, UnixMs};
+use crate::model::{Failure, FailureClass, MessageKind, UnixMs};
 
 /// The most messages taken from a source at once: enough to amortise a wake-up, small enough to share between workers.
 const BATCH: usize = 512;
@@ -46,6 +46,10 @@ pub(super) async fn run(
                     subscription: &subscription,
                     permits: &permits,
                     broker: broker.name(),
+                    silent: {
+                        let can = broker.capabilities();
+                        can.shared && can.key_order_shared && subscription.kind == MessageKind::Task
+                    },
                     stop: &stop,
                 };
                 match intake.pull(source).await {
@@ -121,6 +125,8 @@ struct Intake<'a> {
     subscription: &'a Subscription,
     permits: &'a Arc<Semaphore>,
     broker: Arc<str>,
+    /// A queue whose order outlives a change of hosts, and which changes hosts without telling them.
+    silent: bool,
     stop: &'a CancellationToken,
 }
 
@@ -131,7 +137,7 @@ impl Intake<'_> {
         let consumed = context.metrics.consumed.with_label_values(&labels);
         let redelivered = context.metrics.redelivered.with_label_values(&labels);
         let in_flight = context.metrics.in_flight.with_label_values(&labels);
-        let mut seen = HashMap::new();
+        let mut lookout = Lookout::new(self.silent);
         loop {
             let Some(mut permits) = self.acquire().await else {
                 break;
@@ -158,7 +164,7 @@ impl Intake<'_> {
             }
             consumed.inc_by(deliveries.len() as u64);
             redelivered.inc_by(deliveries.iter().filter(|d| d.raw.redelivered).count() as u64);
-            self.look_for_parked(&deliveries, &mut seen).await;
+            self.look_for_parked(&deliveries, &mut lookout).await;
             let mut refused = Vec::new();
             let now = context.clock.now_ms();
             let mut items = Vec::with_capacity(deliveries.len());
@@ -186,18 +192,10 @@ impl Intake<'_> {
         source.close(CLOSE_LIMIT).await
     }
 
-    /// A partition that was assigned anew, or a new connection: another host may have had it meanwhile, and parked some of
-    /// its keys in a store that both share. `seen`: what was assigned when we looked last.
-    async fn look_for_parked(&self, deliveries: &[Delivery], seen: &mut HashMap<u32, u64>) {
-        let mut last = None;
-        let mut new = false;
-        for delivery in deliveries {
-            let Token { epoch, lane, .. } = delivery.receipt.token();
-            if last.replace((lane, epoch)) != Some((lane, epoch)) {
-                new |= seen.insert(lane, epoch) != Some(epoch);
-            }
-        }
-        if new {
+    /// Another host may have had the partition or queue meanwhile, and parked some of its keys in a store that both share.
+    async fn look_for_parked(&self, deliveries: &[Delivery], lookout: &mut Lookout) {
+        let tokens = deliveries.iter().map(|delivery| delivery.receipt.token());
+        if lookout.look(tokens, self.shared.context.clock.instant()) {
             settle::persist(&self.shared.context, "read parked keys", || {
                 self.shared.read_parked()
             })

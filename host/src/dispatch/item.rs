@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use sha2::{Digest as _, Sha256};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::lanes::LaneKey;
 use crate::broker::Receipt;
 use crate::config::valid::{Order, Route};
-use crate::model::{Attempt, Envelope, RawMessage, UnixMs, ids};
+use crate::model::ids::{self, stable_id};
+use crate::model::{Attempt, Envelope, RawMessage, UnixMs};
 use crate::planted::Bug;
 use crate::store::Parked;
 
@@ -115,34 +115,6 @@ pub fn lane_name(lane: &[u8]) -> Option<LaneName<'_>> {
         destination: std::str::from_utf8(lane.get(..end)?).ok()?,
         key: lane.get(end + 1..)?,
     })
-}
-
-/// The id of a message's row in the store: the same when a crash makes the broker deliver it again, so that it gets one row
-/// and not two. Where the broker has stable positions they are the identity; elsewhere the producer's id and the content are
-/// (two different messages that share an id stay two).
-pub(crate) fn stable_id(raw: &RawMessage, message_id: Option<&str>) -> String {
-    let origin = &raw.origin;
-    let mut name = Sha256::new();
-    let mut part = |bytes: &[u8]| {
-        name.update((bytes.len() as u64).to_be_bytes());
-        name.update(bytes);
-    };
-    part(origin.broker.as_bytes());
-    part(origin.destination.as_bytes());
-    match (origin.partition, origin.offset) {
-        (partition, Some(offset)) => {
-            part(&partition.unwrap_or_default().to_be_bytes());
-            part(&offset.to_be_bytes());
-        }
-        (_, None) => {
-            part(message_id.unwrap_or_default().as_bytes());
-            part(raw.body.as_deref().unwrap_or_default());
-        }
-    }
-    let digest: [u8; 32] = name.finalize().into();
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(digest.first_chunk::<16>().unwrap_or(&[0; 16]));
-    uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
 }
 
 /// The id of a message whose producer gave none: the same in every attempt.

@@ -131,6 +131,24 @@ impl<T> Lanes<T> {
         }
     }
 
+    /// Keeps a lane in which nobody is busy for something that is in no lane; what comes for it meanwhile waits, until
+    /// [`Lanes::finish`]. False: something of it runs, waits, or lives in the store.
+    pub fn claim(&mut self, key: &LaneKey) -> bool {
+        if self.parked.contains_key(key) {
+            return false;
+        }
+        match self.lanes.entry(Arc::clone(key)) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(lane) => {
+                lane.insert(Lane {
+                    state: State::Running,
+                    items: VecDeque::new(),
+                });
+                true
+            }
+        }
+    }
+
     /// The running message of the lane is settled; its follower may run.
     pub fn finish(&mut self, key: &LaneKey) {
         let Entry::Occupied(mut lane) = self.lanes.entry(Arc::clone(key)) else {

@@ -69,6 +69,30 @@ fn a_lane_is_held_up_by_a_retry_and_by_the_store_and_by_nothing_else() {
 }
 
 #[test]
+fn a_lane_that_is_claimed_lets_nobody_run_until_it_is_finished() {
+    let now = Instant::now();
+    let mut lanes = Lanes::default();
+    assert!(lanes.claim(&key(0)));
+    assert!(!lanes.claim(&key(0)), "once at a time");
+    lanes.push(1, Some(&key(0))).unwrap();
+    lanes.push(2, Some(&key(1))).unwrap();
+    assert_eq!(lanes.take(9).into_iter().map(|t| t.0).collect::<Vec<_>>(), [2]);
+    assert!(!lanes.claim(&key(1)), "it runs");
+    lanes.finish(&key(0));
+    assert!(!lanes.claim(&key(0)), "what came meanwhile is next");
+    let (item, lane) = lanes.take(9).pop().unwrap();
+    lanes.hold(&lane.unwrap(), item, now);
+    assert!(!lanes.claim(&key(0)), "it waits for its retry");
+    lanes.wake(now);
+    lanes.take(9);
+    lanes.finish(&key(0));
+    assert!(lanes.claim(&key(0)));
+    lanes.finish(&key(0));
+    lanes.mark_parked(&key(0), 0);
+    assert!(!lanes.claim(&key(0)), "it lives in the store");
+}
+
+#[test]
 fn a_waiting_head_holds_its_own_followers_only() {
     let now = Instant::now();
     let mut lanes = Lanes::default();

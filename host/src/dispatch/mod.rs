@@ -14,8 +14,10 @@ mod intake;
 mod item;
 pub mod lanes;
 mod letter;
+mod lookout;
 mod park;
 pub mod rehearse;
+pub mod replay;
 mod run;
 mod runner;
 mod schedule;
@@ -207,6 +209,13 @@ impl Dispatcher {
     /// Is there a route of that name?
     pub fn has_route(&self, name: &str) -> bool {
         self.shared.runners.load().contains_key(name)
+    }
+
+    /// The kind of message that a route handles, and its plugin; none when there is no such route.
+    pub fn handles(&self, name: &str) -> Option<(MessageKind, Arc<str>)> {
+        let runners = self.shared.runners.load();
+        let route = runners.get(name)?.route.load();
+        Some((route.kind, Arc::clone(&route.plugin)))
     }
 
     /// What becomes of later messages of a key of that route when one is given up on; none when there is no such route.

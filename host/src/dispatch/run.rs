@@ -27,7 +27,7 @@ const TURN: Duration = Duration::from_millis(1);
 /// The most of them that a worker takes in one turn, when the handler takes one message a call.
 const SINGLES: usize = 16;
 /// The end of the guest's output that an attempt keeps.
-const LOG_LINES: usize = 50;
+pub(super) const LOG_LINES: usize = 50;
 
 pub(super) async fn work(runner: Arc<Runner>, slot: usize) -> Result<(), String> {
     let context = Arc::clone(&runner.context);

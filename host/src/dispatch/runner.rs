@@ -297,6 +297,11 @@ impl Runner {
         }
     }
 
+    /// A lane in which nobody is busy is kept, until [`Runner::finish`].
+    pub(super) fn claim(&self, key: &LaneKey) -> bool {
+        self.lanes().claim(key)
+    }
+
     /// The running messages of these lanes are settled; their followers may run.
     pub(super) fn finish(&self, keys: &[LaneKey]) {
         {

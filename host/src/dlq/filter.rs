@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::model::{FailureClass, LetterState, UnixMs};
-use crate::store::LetterFilter;
+use crate::store::{LetterFilter, SOUGHT, words_of};
 use crate::telemetry::logs::printable;
 
 /// Every word, with its meaning.
@@ -24,7 +24,10 @@ pub const WORDS: [(&str, &str); 10] = [
         "Last failure at that time or later: RFC 3339, or so long ago, like `-90m`.",
     ),
     ("until", "Last failure before that time, likewise."),
-    ("text", "Found in reason, code, message id or destination."),
+    (
+        "text",
+        "Words that are all in reason, code, message id or destination.",
+    ),
 ];
 
 /// Of all words but `text` and the times, which are short or looked through once.
@@ -85,7 +88,7 @@ pub fn read<'a>(
             }
             "since" => filter.since_ms = Some(time(name, value, now)?),
             "until" => filter.until_ms = Some(time(name, value, now)?),
-            "text" => filter.text = Some(value.to_owned()),
+            "text" => filter.text = Some(sought(name, value)?),
             unknown => {
                 let known = WORDS.map(|(name, _)| name).join(", ");
                 return Err(Fault::new(
@@ -110,6 +113,23 @@ fn text(name: &str, value: &str) -> Result<String, Fault> {
             value.len()
         );
         return Err(Fault::new(name, value.chars().count(), why));
+    }
+    Ok(value.to_owned())
+}
+
+/// At least one word, and not too many.
+fn sought(name: &str, value: &str) -> Result<String, Fault> {
+    let words = words_of([value]).len();
+    if value.is_empty() {
+        return Err(Fault::new(name, 1, "it is empty; leave it out to find any"));
+    }
+    if words == 0 {
+        let why = "there is no word in it: letters are found by words of letters and digits";
+        return Err(Fault::new(name, 1, why));
+    }
+    if words > SOUGHT {
+        let why = format!("it has {words} words, {SOUGHT} at most are looked for");
+        return Err(Fault::new(name, 1, why));
     }
     Ok(value.to_owned())
 }

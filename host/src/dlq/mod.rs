@@ -3,9 +3,11 @@
 //! [`plan`] decides what sending one again means, [`redrive`] does it, [`sweep`] takes back what nobody finished, and
 //! [`parked`] lets keys go that must not wait any longer behind one. [`rehearse`] runs letters with nothing carried out,
 //! [`edit`] sends a changed copy. Many of them are a job: [`filter`] says which, [`job`] decides which goes next, [`pace`]
-//! when, and [`runner`] does it.
+//! when, and [`runner`] does it. [`adopt`] takes in what others gave up on, [`export`] gives a copy of each letter to others.
 
+pub mod adopt;
 pub mod edit;
+pub mod export;
 pub mod filter;
 pub mod job;
 pub mod pace;

@@ -4,6 +4,7 @@
 //! and how often it was sent again. An event was read by others as well, so its topic never sees it twice: it goes to the
 //! route that failed on this host, as a parked message that is due. Where a key waits behind it, either runs in its place there.
 
+use super::adopt::deaths;
 use crate::decode;
 use crate::model::{DeadLetter, MessageKind, RawMessage, UnixMs, header};
 use crate::store::{HeldKey, Parked};
@@ -27,13 +28,23 @@ pub enum Refusal {
     )]
     RouteGone(String),
     #[error(
+        "it failed in the replay `{0}`, which carried out no side effects, and sending it again would; start a replay with \
+         `side_effects`, or discard the letter"
+    )]
+    Withheld(String),
+    #[error(
         "its deadline passed {late_ms} ms ago: it would expire without being run; discard it with a reason, or publish it anew"
     )]
     TooLate { late_ms: u64 },
+    #[error(
+        "it was found in `{queue}`, and nothing says which queue it came from, so there is nowhere to send it again; publish \
+         it with `helix send`, then discard this one"
+    )]
+    NoPlace { queue: String },
 }
 
 /// Set by the broker at each delivery.
-const BROKERS_OWN: &str = "x-delivery-count";
+const DELIVERIES: &str = "x-delivery-count";
 
 /// The row that holds up its key, to run again in its place, as the first attempt.
 ///
@@ -68,11 +79,23 @@ pub fn resume(
 pub fn plan(letter: &DeadLetter, has_route: impl Fn(&str) -> bool, now: UnixMs) -> Result<Plan, Refusal> {
     let mut raw = again(letter, now)?;
     match raw.origin.kind {
-        MessageKind::Task => {
+        // A stream never gets back what was read in it again: with a position it is an event, whatever its route takes it for.
+        MessageKind::Task if raw.origin.partition.is_none() => {
+            // Its producer may have written the header; then it came from somewhere else.
+            let queue = &*raw.origin.destination;
+            if letter.raw.headers.text(header::ADOPTED) == Some(queue) {
+                return Err(Refusal::NoPlace {
+                    queue: queue.to_owned(),
+                });
+            }
             set(&mut raw, header::LETTER, letter.id.clone());
             Ok(Plan::Queue(Box::new(raw)))
         }
-        MessageKind::Event => {
+        MessageKind::Task | MessageKind::Event => {
+            if raw.headers.get(header::REPLAY_EFFECTS).is_some() {
+                let replay = raw.headers.text(header::REPLAY).unwrap_or_default();
+                return Err(Refusal::Withheld(replay.to_owned()));
+            }
             let route = letter.route.clone().ok_or_else(|| Refusal::NoRoute {
                 class: letter.class.as_str(),
                 topic: raw.origin.destination.to_string(),
@@ -114,7 +137,12 @@ fn again(letter: &DeadLetter, now: UnixMs) -> Result<RawMessage, Refusal> {
         header::REPROCESSED,
         letter.reprocessed.saturating_add(1).to_string(),
     );
-    raw.headers.remove(BROKERS_OWN);
+    raw.headers.remove(header::ADOPTED);
+    // What a broker knows of a message begins anew with it.
+    raw.headers.remove(DELIVERIES);
+    for name in deaths::BROKERS_OWN {
+        raw.headers.remove(name);
+    }
     Ok(raw)
 }
 

@@ -11,6 +11,7 @@ use super::parked::Policy;
 use super::plan::{self, Plan, Refusal};
 use crate::broker::{PublishError, Publisher};
 use crate::model::{Clock, DeadLetter, Ids, LetterState, RawMessage};
+use crate::planted::{self, Bug};
 use crate::store::{Change, Changed, DeadLetters, HeldKeys, Jobs, Member, Note, Parked};
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::printable;
@@ -183,12 +184,18 @@ impl Redrive {
         let claimed = self.change(behalf, id, claim, behalf.note("reprocess", behalf.why.clone()));
         let letter = match claimed.await? {
             Changed::Done(letter) => letter,
+            Changed::Conflict(_) if planted::is(Bug::RedriveWithoutCompareAndSet) => Box::new(letter.clone()),
             Changed::Conflict(state) => return Err(Refused::Conflict(state)),
             Changed::Unknown => return Err(Refused::Unknown),
             Changed::Stopped => return Err(Refused::Stopped),
         };
         // As it is now: somebody may have had it in between, so that it was sent again once more.
         let sent = match self.plan(&letter).await {
+            Ok(Target::Queue(publisher, raw)) if planted::is(Bug::LetterRemovedBeforeConfirm) => {
+                let ended = self.sent(id, behalf, Change::Sent { holder, park: None }).await;
+                tokio::time::sleep(planted::PAUSE).await;
+                return publish(&*publisher, *raw).await.and(ended);
+            }
             Ok(Target::Queue(publisher, raw)) => publish(&*publisher, *raw).await.map(|()| Change::Sent {
                 holder: holder.clone(),
                 park: None,

@@ -24,6 +24,9 @@ pub struct Group {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
     pub count: u64,
+    /// There are more: `count` is of those that were looked at.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub at_least: bool,
     #[schemars(extend("format" = "date-time"))]
     pub first_seen: String,
     #[schemars(extend("format" = "date-time"))]
@@ -59,6 +62,7 @@ impl From<store::Group> for Group {
             message: group.message,
             digest: group.digest,
             count: group.count,
+            at_least: group.at_least,
             first_seen: time(group.first_ms),
             last_seen: time(group.last_ms),
             previous_digest: group.previous_digest,
@@ -72,6 +76,9 @@ impl From<store::Group> for Group {
 pub struct Groups {
     /// All that match, not just these.
     pub count: u64,
+    /// There may be more: letters were not all looked at.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub at_least: bool,
     pub groups: Vec<Group>,
 }
 
@@ -83,6 +90,9 @@ pub struct DryRun {
     #[schemars(with = "Action")]
     pub action: String,
     pub count: u64,
+    /// There are more: `count` is of those that were looked at.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub at_least: bool,
     /// Some of them, newest failure first.
     pub samples: Vec<Letter>,
 }
@@ -106,6 +116,7 @@ pub struct JobView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     pub actor: String,
+    /// While it is `preparing`: those that were found so far.
     pub total: u64,
     /// Sent or discarded.
     pub done: u64,
@@ -178,7 +189,7 @@ impl JobView {
     }
 
     pub fn has_ended(&self) -> bool {
-        !matches!(self.state.as_str(), "pending" | "running")
+        !matches!(self.state.as_str(), "preparing" | "pending" | "running")
     }
 }
 

@@ -18,7 +18,7 @@ use super::job::{Course, Lane};
 use super::pace::Pace;
 use super::redrive::Redrive;
 use crate::model::{Clock, DeadLetter, Ids};
-use crate::store::{Job, Jobs, Standing};
+use crate::store::{Job, JobState, Jobs, Standing};
 use crate::telemetry::Metrics;
 
 /// Jobs that one host runs at a time; more wait.
@@ -89,10 +89,13 @@ impl Runner {
     async fn guard(self: Arc<Self>, job: Job, holder: String) {
         let (number, id) = (job.number, job.id.clone());
         self.metrics.dlq_jobs_active.inc();
-        let run = Run::new(Arc::clone(&self), job, holder.clone());
         // Within a task of its own, which ends with this one.
         let mut inside = JoinSet::new();
-        inside.spawn(run.drive());
+        if job.state == JobState::Preparing {
+            inside.spawn(prepare(Arc::clone(&self), job, holder.clone()));
+        } else {
+            inside.spawn(Run::new(Arc::clone(&self), job, holder.clone()).drive());
+        }
         let ended = inside.join_next().await;
         self.metrics.dlq_jobs_active.dec();
         if let Some(Err(error)) = ended
@@ -104,6 +107,42 @@ impl Runner {
                 tracing::warn!(job = %id, %error, "that a job failed cannot be recorded; it is taken up again when its lease ends");
             }
         }
+    }
+}
+
+/// Writes the letters of a job down until all are. It is taken once more then, to be run: by this host or another one.
+async fn prepare(runner: Arc<Runner>, job: Job, holder: String) {
+    tracing::info!(job = %job.id, letters = job.total, "the letters of a job are being written down");
+    let mut renew_at = runner.clock.instant() + LEASE / 3;
+    let mut failures = 0;
+    while !runner.stop.is_cancelled() {
+        match runner.jobs.prepare(job.number).await {
+            Ok(Some(now)) if now.state == JobState::Preparing => failures = 0,
+            Ok(_) => return,
+            Err(error) => {
+                tracing::debug!(job = %job.id, %error, "the letters of a job cannot be written down");
+                let (first, most) = BACK_OFF;
+                let pause = first
+                    .saturating_mul(1 << failures.min(16))
+                    .min(most.min(LEASE / 3));
+                failures += 1;
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = runner.stop.cancelled() => {}
+                }
+            }
+        }
+        let now = runner.clock.instant();
+        if now >= renew_at {
+            renew_at = now + LEASE / 3;
+            // Two that do it are in each other's way, and no worse.
+            if let Ok(false) = runner.jobs.renew(job.number, &holder, LEASE, None).await {
+                return;
+            }
+        }
+    }
+    if let Err(error) = runner.jobs.let_go(job.number, &holder).await {
+        tracing::warn!(job = %job.id, %error, "the job is taken up again when its lease ends");
     }
 }
 

@@ -3,7 +3,8 @@
 use base64::Engine;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Attempt, DeadLetter, FailureClass, LetterState};
+use super::adopt::deaths::{self, Death};
+use crate::model::{Attempt, DeadLetter, FailureClass, LetterState, header};
 use crate::store::{Entry, HeldKey};
 
 #[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
@@ -50,12 +51,45 @@ pub struct Letter {
     /// Only in `show`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<Attempt>,
+    /// What its broker says about its deaths there, newest first. Only in `show`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deaths: Vec<DeathOf>,
+    /// The queue of dead letters that it was found in, when nothing says which one it came from. Only in `show`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found_in: Option<String>,
     /// The token may not read payloads, so what was in the message and what its handler wrote is left out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub withheld: bool,
     /// What was done to it, oldest first. Only in `show`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trail: Vec<Step>,
+}
+
+/// So often it was dead-lettered from a queue for one reason: RabbitMQ's `x-death`.
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "BrokerDeath")]
+pub struct DeathOf {
+    pub queue: String,
+    pub reason: String,
+    pub exchange: String,
+    pub routing_keys: Vec<String>,
+    pub count: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
+    pub time: Option<String>,
+}
+
+impl From<Death> for DeathOf {
+    fn from(death: Death) -> Self {
+        Self {
+            queue: death.queue,
+            reason: death.reason,
+            exchange: death.exchange,
+            routing_keys: death.routing_keys,
+            count: death.count,
+            time: death.time_ms.map(time),
+        }
+    }
 }
 
 /// One change of a letter.
@@ -191,6 +225,8 @@ impl Letter {
             waiting: None,
             original: None,
             history: Vec::new(),
+            deaths: Vec::new(),
+            found_in: None,
             withheld: false,
             trail: Vec::new(),
         }
@@ -201,6 +237,9 @@ impl Letter {
         self.original = None;
         for attempt in &mut self.history {
             attempt.log.clear();
+        }
+        for death in &mut self.deaths {
+            death.routing_keys.clear();
         }
         self.withheld = true;
     }
@@ -240,6 +279,15 @@ impl Letter {
         Self {
             original: Some(original),
             history: letter.attempts.clone(),
+            deaths: deaths::read(&raw.headers)
+                .into_iter()
+                .map(DeathOf::from)
+                .collect(),
+            found_in: raw
+                .headers
+                .text(header::ADOPTED)
+                .filter(|queue| *queue == &*raw.origin.destination)
+                .map(str::to_owned),
             trail: trail.into_iter().map(Step::from).collect(),
             ..Self::summary(letter)
         }

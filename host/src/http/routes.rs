@@ -223,6 +223,7 @@ fn jobs() -> Vec<Route> {
             .takes::<dlq::NewJob>()
             .answers::<DryRun>(200, "With `dry_run`: what the job would do. Nothing is changed.")
             .answers::<JobView>(201, "The job. Its letters are fixed.")
+            .answers::<JobView>(202, "Its letters are fixed, and still being written down.")
             .fails(&[404, 503, 507]),
         ),
         look(

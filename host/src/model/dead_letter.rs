@@ -68,18 +68,22 @@ pub enum FailureClass {
     TooLarge,
     /// No route wants this type.
     Unrouted,
-    /// The handler said "never".
+    /// The handler said "never", or a consumer that is none of this host's refused it.
     Rejected,
     /// The attempts of the route's policy are used up.
     Exhausted,
     /// The host refused to run it.
     Refused,
-    /// Past its deadline before it ran.
+    /// Past its deadline before it ran, or too long in its queue.
     Expired,
+    /// Its broker gave up on it: the queue was full, or it was delivered too often.
+    Broker,
+    /// Another program gave up on it.
+    Foreign,
 }
 
 impl FailureClass {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Malformed,
         Self::TooLarge,
         Self::Unrouted,
@@ -87,6 +91,8 @@ impl FailureClass {
         Self::Exhausted,
         Self::Refused,
         Self::Expired,
+        Self::Broker,
+        Self::Foreign,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -98,6 +104,8 @@ impl FailureClass {
             Self::Exhausted => "exhausted",
             Self::Refused => "refused",
             Self::Expired => "expired",
+            Self::Broker => "broker",
+            Self::Foreign => "foreign",
         }
     }
 }
@@ -133,7 +141,8 @@ impl LetterState {
         )
     }
 
-    /// The state of a letter whose message failed for good.
+    /// The state of a letter whose message failed for good on this host. What a broker let expire is `dead`: nobody said until
+    /// when it was worth something.
     pub fn after_failure(class: FailureClass) -> Self {
         if class == FailureClass::Expired {
             Self::Expired

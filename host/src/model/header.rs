@@ -16,8 +16,14 @@ pub const REPLAY: &str = "helix-replay";
 pub const REPLAY_ORIGIN: &str = "helix-replay-origin";
 /// The time of the original's record, in Unix milliseconds; the copy's own is that of its replay.
 pub const REPLAY_TIME: &str = "helix-replay-time";
+/// The replay carried out no side effects: `denied`.
+pub const REPLAY_EFFECTS: &str = "helix-replay-effects";
 /// The dead letter that somebody changed into this message.
 pub const EDITED: &str = "helix-edited-from";
+/// The queue of dead letters that the message of a letter was found in.
+pub const ADOPTED: &str = "helix-adopted";
+/// The letter that a message in the manual's shape is a copy of.
+pub const EXPORTED: &str = "helix-exported";
 
 /// Cheap to clone: clones share the list until one of them is changed.
 #[derive(Debug, Clone, Default)]

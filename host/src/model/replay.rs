@@ -59,7 +59,14 @@ impl Replay {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     pub topic: String,
+    /// The broker it is read from; none: that of events, which was the only one once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broker: Option<String>,
+    /// The topic that gets copies; empty when they go to a route.
     pub target: String,
+    /// The route whose handler gets the messages, instead of a topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<RouteTarget>,
     /// How many partitions the target has; none in a dry run, which has no target.
     pub target_partitions: Option<u32>,
     /// Of the source, all of them.
@@ -71,6 +78,21 @@ pub struct Plan {
     pub to_ms: Option<UnixMs>,
     pub filter: Filter,
     pub options: Options,
+}
+
+impl Plan {
+    /// The topic or route that gets the messages, for people.
+    pub fn target_name(&self) -> &str {
+        self.route.as_ref().map_or(&self.target, |route| &route.name)
+    }
+}
+
+/// A route of the host that runs the replay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteTarget {
+    pub name: String,
+    /// The handler publishes and fetches as ever. Otherwise neither is carried out.
+    pub side_effects: bool,
 }
 
 /// Offsets `from..to` of one partition.
@@ -125,11 +147,11 @@ pub struct Options {
 pub struct Progress {
     /// The next offset of each stretch, in the order of the plan.
     pub next: Vec<u64>,
-    /// Confirmed by the target; in a dry run those that would be sent.
+    /// Confirmed by the target, or handled by the route; in a dry run those that would be sent.
     pub replayed: u64,
     /// Left out by filter, time, or as duplicates.
     pub skipped: u64,
-    /// Refused by the target for good.
+    /// Refused by the target for good, or given up on by the route.
     pub failed: u64,
     /// Offsets that hold no message: compacted, deleted by retention before they were read, transaction marks.
     pub missing: u64,
@@ -141,6 +163,8 @@ pub struct Progress {
     pub error: Option<String>,
     /// Of a dry run, the first that would be sent.
     pub samples: Vec<Sample>,
+    /// What the route gave up on last.
+    pub failures: Vec<Failed>,
 }
 
 impl Progress {
@@ -165,4 +189,28 @@ pub struct Sample {
     pub partition: u32,
     pub offset: u64,
     pub time_ms: Option<UnixMs>,
+}
+
+/// What became of a message that was handed to a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// Its handler said done, and what it published is confirmed.
+    Done,
+    Failed(Failed),
+}
+
+/// A message that a route gave up on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "ReplayFailure")]
+pub struct Failed {
+    pub partition: u32,
+    pub offset: u64,
+    /// None: bytes that are no message, and name none.
+    pub id: Option<String>,
+    /// As of dead letters; `withheld`: its handler wanted a side effect that this replay does not have.
+    pub class: String,
+    pub code: Option<String>,
+    pub reason: String,
+    /// The dead letter that was written; none when there is nothing to repair in the message.
+    pub letter: Option<String>,
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::plan::plan;
-use super::request::{Fault, Request};
+use super::request::{Checked, Fault, Request, fault};
+use super::routes::Routes;
 use crate::broker::{self, Publisher, Scan, Topology};
-use crate::model::replay::Progress;
+use crate::model::replay::{Plan, Progress, RouteTarget};
 use crate::model::{Clock, Ids, Replay, ReplayStatus, UnixMs};
 use crate::store::{self, Replays, Submitted};
 use crate::telemetry::Metrics;
@@ -16,15 +17,22 @@ use crate::telemetry::logs::printable;
 /// What replays need, put together.
 pub struct Desk {
     pub store: Arc<dyn Replays>,
-    /// Of the broker of events; none: it cannot read a topic again.
-    pub scan: Option<Arc<dyn Scan>>,
-    pub publisher: Arc<dyn Publisher>,
-    pub topology: Option<Arc<dyn Topology>>,
+    /// Those that can read a topic again. That of events first: it is meant where none is named.
+    pub places: Vec<Place>,
+    pub routes: Arc<dyn Routes>,
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn Ids>,
     pub metrics: Arc<Metrics>,
     /// The runner looks for work.
     pub wake: Notify,
+}
+
+/// A broker whose topics can be read again, and get copies.
+pub struct Place {
+    pub broker: Arc<str>,
+    pub scan: Arc<dyn Scan>,
+    pub publisher: Arc<dyn Publisher>,
+    pub topology: Arc<dyn Topology>,
 }
 
 /// Why it was not done. Nothing was.
@@ -66,14 +74,12 @@ impl Desk {
     /// See [`Refused`].
     pub async fn submit(&self, request: Request) -> Result<Replay, Refused> {
         let checked = request.check()?;
-        let (Some(scan), Some(topology)) = (&self.scan, &self.topology) else {
-            return Err(Refused::NoScan);
-        };
+        self.check_route(checked.route.as_ref())?;
         let id = checked.id.clone().unwrap_or_else(|| self.ids.next());
         if self.store.find(&id).await?.is_some() {
             return Err(Refused::Taken(id));
         }
-        let plan = plan(&**scan, &**topology, &checked).await?;
+        let plan = self.plan(&checked).await?;
         let now = self.clock.now_ms();
         let mut replay = Replay {
             id,
@@ -94,11 +100,55 @@ impl Desk {
             Submitted::Full(most) => return Err(Refused::Full(most)),
         }
         tracing::info!(
-            replay = %printable(&replay.id), topic = %replay.plan.topic, target = %replay.plan.target,
+            replay = %printable(&replay.id), topic = %replay.plan.topic, target = %replay.plan.target_name(),
             messages = replay.total(), dry_run = replay.plan.options.dry_run, "replay asked for"
         );
         self.wake.notify_one();
         Ok(replay)
+    }
+
+    fn check_route(&self, route: Option<&RouteTarget>) -> Result<(), Refused> {
+        match route {
+            Some(route) if self.routes.kind(&route.name).is_none() => {
+                let reason = format!(
+                    "this host has no route `{}`; `helix routes` shows those it has",
+                    printable(&route.name)
+                );
+                Err(fault("target_route", reason).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Where the plan of a replay is read from and written to.
+    pub(super) fn place(&self, broker: Option<&str>) -> Option<&Place> {
+        match broker {
+            None => self.places.first(),
+            Some(name) => self.places.iter().find(|place| &*place.broker == name),
+        }
+    }
+
+    async fn plan(&self, checked: &Checked) -> Result<Plan, Refused> {
+        if let Some(name) = &checked.broker {
+            let place = self.place(Some(name)).ok_or_else(|| {
+                let known: Vec<&str> = self.places.iter().map(|place| &*place.broker).collect();
+                let reason = format!(
+                    "no broker of that name can read a topic again; {} can",
+                    known.join(", ")
+                );
+                fault("broker", reason)
+            })?;
+            return plan(place, &*self.routes, checked).await;
+        }
+        let mut refused = Refused::NoScan;
+        for place in &self.places {
+            match plan(place, &*self.routes, checked).await {
+                // It may be a stream of the broker of tasks.
+                Err(unknown @ Refused::UnknownTopic(_)) => refused = unknown,
+                planned => return planned,
+            }
+        }
+        Err(refused)
     }
 
     /// # Errors

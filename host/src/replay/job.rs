@@ -11,7 +11,7 @@ use super::seen::Seen;
 use crate::broker::{PublishError, Replica};
 use crate::decode;
 use crate::model::ids::positional_id;
-use crate::model::replay::{Plan, Progress, Sample};
+use crate::model::replay::{Failed, Fate, Plan, Progress, Sample};
 use crate::model::{Envelope, RawMessage, Replay, UnixMs, header};
 
 #[cfg(test)]
@@ -19,6 +19,8 @@ mod tests;
 
 /// Of a dry run.
 const SAMPLES: usize = 10;
+/// Of what a route gave up on, the last ones; all of it is in the dead letters.
+const FAILURES: usize = 10;
 
 pub(super) struct Job {
     id: Arc<str>,
@@ -45,7 +47,8 @@ pub(super) struct Batch {
     /// The stretch goes on here.
     next: u64,
     pub send: Vec<Replica>,
-    skipped: u64,
+    /// Offsets of those that came and are not sent.
+    skipped: Vec<u64>,
     missing: u64,
     last_id: Option<String>,
     last_offset: Option<u64>,
@@ -121,7 +124,7 @@ impl Job {
             read,
             next,
             send: Vec::with_capacity(messages.len()),
-            skipped: 0,
+            skipped: Vec::new(),
             missing: 0,
             last_id: None,
             last_offset: None,
@@ -153,12 +156,9 @@ impl Job {
         let in_time = known.raw.timestamp_ms.is_none_or(|at| {
             self.plan.from_ms.is_none_or(|from| at >= from) && self.plan.to_ms.is_none_or(|to| at < to)
         });
-        if !in_time || !matches(&self.plan.filter, known.envelope.as_ref()) {
-            batch.skipped += 1;
-            return;
-        }
-        if self.seen.as_mut().is_some_and(|seen| !seen.first(&known.id)) {
-            batch.skipped += 1;
+        let wanted = in_time && matches(&self.plan.filter, known.envelope.as_ref());
+        if !wanted || self.seen.as_mut().is_some_and(|seen| !seen.first(&known.id)) {
+            batch.skipped.push(offset);
             return;
         }
         if !self.plan.options.dry_run {
@@ -192,8 +192,10 @@ impl Job {
     /// The message as it is, with the host's marks.
     fn replica(&self, mut raw: RawMessage) -> Replica {
         let origin = raw.origin.to_string();
+        let denied = self.plan.route.as_ref().is_some_and(|route| !route.side_effects);
         for (name, value) in [
             (header::REPLAY, Some(self.id.to_string())),
+            (header::REPLAY_EFFECTS, denied.then(|| "denied".to_owned())),
             (header::REPLAY_ORIGIN, Some(origin)),
             (header::REPLAY_TIME, raw.timestamp_ms.map(|at| at.to_string())),
         ] {
@@ -225,7 +227,7 @@ impl Job {
         let failed = refused.len() as u64;
         progress.replayed += (batch.send.len() as u64).saturating_sub(failed) + batch.matching;
         progress.failed += failed;
-        progress.skipped += batch.skipped;
+        progress.skipped += batch.skipped();
         progress.missing += batch.missing;
         progress.samples.extend(batch.samples);
         progress.current_offset = batch.last_offset.or(progress.current_offset);
@@ -239,10 +241,70 @@ impl Job {
             progress.error = Some(format!("{failed} refused by the target, the last one: {error}"));
         }
     }
+
+    /// A route had the batch. All of it is settled when each message has its fate; else what lies before the first that has
+    /// none, and the rest is handed over again. `last`: nothing is, so everything that has ended counts.
+    pub(super) fn handed(&mut self, mut batch: Batch, fates: Vec<Option<Fate>>, last: bool) -> Handed {
+        let offset = |replica: &Replica| replica.raw.origin.offset.unwrap_or_default();
+        let open = batch.send.iter().zip(&fates).find(|(_, fate)| fate.is_none());
+        let mut handed = Handed {
+            ended: open.is_none(),
+            ..Handed::default()
+        };
+        if let Some((replica, _)) = open {
+            let cut = offset(replica);
+            let came = batch.send.iter().filter(|replica| offset(replica) < cut).count();
+            batch.skipped.retain(|&offset| offset < cut);
+            let known = (came + batch.skipped.len()) as u64;
+            batch.missing = cut.saturating_sub(batch.read.from).saturating_sub(known);
+            batch.next = cut;
+            batch.last_offset = cut.checked_sub(1).filter(|&offset| offset >= batch.read.from);
+            batch.last_id = None;
+        }
+        let (next, progress) = (batch.next, &mut self.progress);
+        let counted = batch
+            .send
+            .iter()
+            .zip(fates)
+            .filter_map(|(replica, fate)| (last || offset(replica) < next).then_some(fate).flatten());
+        for fate in counted {
+            match fate {
+                Fate::Done => handed.done += 1,
+                Fate::Failed(failed) => {
+                    handed.failed += 1;
+                    progress.failures.push(failed);
+                }
+            }
+        }
+        let surplus = progress.failures.len().saturating_sub(FAILURES);
+        progress.failures.drain(..surplus);
+        progress.error = progress.failures.last().map(said);
+        handed.skipped = batch.skipped();
+        batch.send.clear();
+        self.settled(batch, &[]);
+        self.progress.replayed += handed.done;
+        self.progress.failed += handed.failed;
+        handed
+    }
+}
+
+/// What of a batch is settled that a route had.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Handed {
+    /// All of it.
+    pub ended: bool,
+    pub done: u64,
+    pub failed: u64,
+    pub skipped: u64,
+}
+
+fn said(failed: &Failed) -> String {
+    let id = failed.id.as_deref().unwrap_or("a message without an id");
+    format!("the last that failed, {id}: {}: {}", failed.class, failed.reason)
 }
 
 impl Batch {
     pub(super) fn skipped(&self) -> u64 {
-        self.skipped
+        self.skipped.len() as u64
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //!  request ─▶ plan ─▶ store ─▶ runner ─▶ run: Scan ─▶ job (filter, seen) ─▶ copies, confirmed ─▶ checkpoint
-//!  what was    offsets,  the job   places                                                         │
+//!  what was    offsets,  the job   places                              └▶ routes, to their end ─▶ │
 //!  asked       target             └────────────────── pace ◀──────────────────────────────────────┘
 //! ```
-//! A checkpoint holds counts and offsets together and is written after the confirms of its batch, so a crash sends one batch
+//! A checkpoint holds counts and offsets together and is written after the confirms of its batch, or the
+//! ends of its messages, so a crash sends one batch
 //! again at most, and nothing is counted twice.
 
 mod desk;
@@ -14,10 +15,12 @@ mod job;
 mod pace;
 mod plan;
 pub mod request;
+mod routes;
 mod run;
 pub mod runner;
 mod seen;
 pub mod view;
 
-pub use desk::{Desk, Refused};
+pub use desk::{Desk, Place, Refused};
 pub use request::Request;
+pub use routes::{Order, Routes, Waits};

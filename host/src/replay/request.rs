@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::config::Span;
 use crate::model::UnixMs;
-use crate::model::replay::{Filter, Options};
+use crate::model::replay::{Filter, Options, RouteTarget};
 
 #[cfg(test)]
 mod tests;
@@ -31,6 +31,9 @@ pub struct Request {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     pub topic: String,
+    /// Where the topic is; without it the broker of events is asked first, then that of tasks, which may have a stream of that name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broker: Option<String>,
     /// RFC 3339; records of this time and later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date-time"))]
@@ -48,6 +51,7 @@ pub struct Request {
     /// `<topic>.replay` when there is none; made when it is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_topic: Option<String>,
+    /// Instead of a topic: the route of this host whose handler gets the messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_route: Option<String>,
     #[serde(default)]
@@ -79,6 +83,8 @@ pub struct Asked {
     pub skip_duplicates: bool,
     /// Take what is left of a stretch whose beginning is gone.
     pub allow_truncated: bool,
+    /// With `target_route`: what the handler publishes is sent, what it fetches is fetched.
+    pub side_effects: bool,
 }
 
 #[allow(clippy::ref_option, reason = "the shape that serde wants")]
@@ -136,7 +142,10 @@ pub(super) fn fault(field: &'static str, reason: impl Into<String>) -> Fault {
 pub struct Checked {
     pub id: Option<String>,
     pub topic: String,
+    pub broker: Option<String>,
+    /// Empty when there is a route.
     pub target: String,
+    pub route: Option<RouteTarget>,
     pub from: From,
     pub to: To,
     pub filter: Filter,
@@ -168,15 +177,31 @@ impl Request {
             None => None,
         };
         let topic = name("topic", self.topic)?;
-        if self.target_route.is_some_and(|route| !route.is_empty()) {
-            return Err(fault(
-                "target_route",
-                "replays into a route are not available yet; give a `target_topic` and let the route consume that",
-            ));
-        }
-        let target = match self.target_topic.filter(|target| !target.is_empty()) {
-            Some(target) => name("target_topic", target)?,
-            None => format!("{topic}.replay"),
+        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let broker = given(self.broker).map(|text| name("broker", text)).transpose()?;
+        let route = match given(self.target_route) {
+            Some(text) => Some(RouteTarget {
+                name: name("target_route", text)?,
+                side_effects: self.options.side_effects,
+            }),
+            None if self.options.side_effects => {
+                return Err(fault(
+                    "options.side_effects",
+                    "it is for a `target_route`; copies in a topic have the effects of whoever consumes it",
+                ));
+            }
+            None => None,
+        };
+        let target = match (given(self.target_topic), &route) {
+            (Some(_), Some(_)) => {
+                return Err(fault(
+                    "target_route",
+                    "give `target_topic` or `target_route`, not both",
+                ));
+            }
+            (Some(target), None) => name("target_topic", target)?,
+            (None, None) => format!("{topic}.replay"),
+            (None, Some(_)) => String::new(),
         };
         if target == topic {
             return Err(fault(
@@ -191,7 +216,9 @@ impl Request {
         Ok(Checked {
             id,
             topic,
+            broker,
             target,
+            route,
             from,
             to,
             filter: filter(self.filter)?,

@@ -1,15 +1,18 @@
 //! Runs one replay: reads ahead while a batch is confirmed, writes the checkpoint, keeps the pace and the lease.
 
+mod hand;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::Desk;
 use super::job::{Batch, Job, Read};
 use super::pace::{Meter, Pace};
+use super::{Desk, Place};
 use crate::broker::{Confirmed, Error, PublishError, Replica, Scan};
 use crate::model::{RawMessage, Replay, ReplayStatus};
+use crate::planted::{self, Bug};
 use crate::store::Hold;
 use crate::telemetry::logs::printable;
 
@@ -20,6 +23,8 @@ const RENEW: Duration = Duration::from_secs(10);
 /// While broker or store are away: first and longest pause.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// So long one lies that waits for a route, before this host, or another one that has the route, looks again.
+const LIE: Duration = Duration::from_secs(2);
 /// A host that stops waits so long for the confirms of a batch; without them it is sent again.
 const LAST_CONFIRMS: Duration = Duration::from_secs(3);
 
@@ -34,13 +39,15 @@ enum End {
     Lost,
     /// The host stops.
     Stopped,
+    /// The route or its plugin is not there, on this host.
+    Waits(String),
 }
 
 pub(super) async fn run_one(desk: Arc<Desk>, replay: Replay, holder: String, stop: CancellationToken) {
     desk.metrics.replay_active.inc();
     let id = replay.id.clone();
     let shown = printable(&id);
-    if replay.progress.done() > 0 {
+    if replay.progress.done() > 0 && replay.progress.error.is_none() {
         tracing::info!(replay = %shown, done = replay.progress.done(), total = replay.total(), "replay goes on from its checkpoint");
     }
     let now = desk.clock.instant();
@@ -67,6 +74,7 @@ pub(super) async fn run_one(desk: Arc<Desk>, replay: Replay, holder: String, sto
             tracing::info!(replay = %shown, done = progress.done(), "replay stopped, it was cancelled");
         }
         End::Lost => tracing::warn!(replay = %shown, "another host has the replay now"),
+        End::Waits(reason) => run.lie(reason).await,
         End::Stopped => {
             if let Err(error) = run.desk.store.give_back(&run.id, &run.holder).await {
                 tracing::warn!(replay = %shown, %error, "the replay goes on elsewhere when its lease has run out");
@@ -74,6 +82,14 @@ pub(super) async fn run_one(desk: Arc<Desk>, replay: Replay, holder: String, sto
         }
     }
     run.desk.metrics.replay_active.dec();
+}
+
+/// How a batch went out.
+enum Sent {
+    /// To a topic; the refusals.
+    Copied(Vec<PublishError>),
+    /// To a route.
+    Handed(hand::Back),
 }
 
 struct Run {
@@ -100,10 +116,19 @@ impl Run {
         }
     }
 
+    fn place(&self) -> Result<&Place, End> {
+        let broker = self.job.plan().broker.as_deref();
+        self.desk.place(broker).ok_or_else(|| match broker {
+            // Another host may have it.
+            Some(name) => End::Waits(format!(
+                "this host has no broker `{name}` that can read a topic again; add it again, or cancel the replay"
+            )),
+            None => End::Failed("the broker of events cannot read a topic again".to_owned()),
+        })
+    }
+
     async fn go(&mut self) -> Result<(), End> {
-        let scan = self.desk.scan.clone();
-        let scan =
-            scan.ok_or_else(|| End::Failed("the broker of events cannot read a topic again".to_owned()))?;
+        let scan = Arc::clone(&self.place()?.scan);
         let mut ahead = None;
         while let Some(read) = self.job.next() {
             let messages = match ahead.take() {
@@ -113,9 +138,16 @@ impl Run {
             let batch = self.job.sift(read, messages, self.desk.clock.now_ms());
             self.wait().await?;
             let following = self.job.after(&batch);
+            if planted::is(Bug::CheckpointBeforeConfirm) {
+                let copies = batch.send.clone();
+                self.settled(batch, &[]).await?;
+                self.sleep(planted::PAUSE).await;
+                self.send(&copies).await?;
+                continue;
+            }
             let topic = self.job.plan().topic.clone();
             let stop = self.stop.clone();
-            let (refused, found) = tokio::join!(self.send(&batch.send), async {
+            let (sent, found) = tokio::join!(self.deliver(&batch.send), async {
                 let read = following?;
                 tokio::select! {
                     // An error is met again, and told, when it is this one's turn.
@@ -123,26 +155,43 @@ impl Run {
                     () = stop.cancelled() => None,
                 }
             });
-            let refused = refused?;
+            let sent = sent?;
             ahead = found;
-            self.settled(batch, &refused).await?;
+            match sent {
+                Sent::Copied(refused) => self.settled(batch, &refused).await?,
+                Sent::Handed(handed) => self.handed(batch, handed).await?,
+            }
         }
         Ok(())
     }
 
+    /// To the topic or the route.
+    async fn deliver(&mut self, batch: &[Replica]) -> Result<Sent, End> {
+        match self.job.plan().route.clone() {
+            None => self.send(batch).await.map(Sent::Copied),
+            Some(route) => self.hand_over(route, batch).await.map(Sent::Handed),
+        }
+    }
+
     async fn settled(&mut self, batch: Batch, refused: &[PublishError]) -> Result<(), End> {
         let sent = batch.send.len();
-        let count = |result: &str, messages: u64| {
+        let (done, failed) = ((sent - refused.len()) as u64, refused.len() as u64);
+        self.count(done, failed, batch.skipped());
+        self.job.settled(batch, refused);
+        self.went_on(sent).await
+    }
+
+    fn count(&self, done: u64, failed: u64, skipped: u64) {
+        for (result, messages) in [("sent", done), ("failed", failed), ("skipped", skipped)] {
             let counter = &self.desk.metrics.replay_messages;
             counter.with_label_values(&[result]).inc_by(messages);
-        };
-        count("sent", (sent - refused.len()) as u64);
-        count("failed", refused.len() as u64);
-        count("skipped", batch.skipped());
+        }
+    }
+
+    async fn went_on(&mut self, sent: usize) -> Result<(), End> {
         let now = self.desk.clock.instant();
         self.pace.sent(sent, now);
-        self.job.settled(batch, refused);
-        if refused.is_empty() && self.job.progress().failed == 0 {
+        if self.job.progress().failed == 0 {
             self.job.progress_mut().error = None;
         }
         let rate = self.meter.rate_milli(now, self.job.progress().done());
@@ -254,7 +303,7 @@ impl Run {
             };
             let error = match found {
                 Ok(messages) => return Ok(messages),
-                Err(error @ Error::UnknownDestination(_)) => {
+                Err(error @ (Error::UnknownDestination(_) | Error::Unsupported(_))) => {
                     return Err(End::Failed(format!("the source is gone: {error}")));
                 }
                 Err(error) => error.to_string(),
@@ -319,13 +368,14 @@ impl Run {
     }
 
     async fn publish(&self, batch: &[Replica]) -> Result<Vec<Result<Confirmed, PublishError>>, End> {
+        let publisher = Arc::clone(&self.place()?.publisher);
         let target: Arc<str> = self.job.plan().target.as_str().into();
         let too_late = async {
             self.stop.cancelled().await;
             tokio::time::sleep(LAST_CONFIRMS).await;
         };
         tokio::select! {
-            results = self.desk.publisher.copy(&target, batch) => Ok(results),
+            results = publisher.copy(&target, batch) => Ok(results),
             () = too_late => Err(End::Stopped),
         }
     }

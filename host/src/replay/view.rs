@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::replay::{Filter, ReplayStatus};
+use crate::model::replay::{Failed, Filter, ReplayStatus};
 use crate::model::{Replay, UnixMs};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -12,9 +12,16 @@ pub struct View {
     #[schemars(with = "ReplayStatus")]
     pub status: String,
     pub topic: String,
-    /// None: a dry run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broker: Option<String>,
+    /// None: a dry run, or a route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_topic: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_route: Option<String>,
+    /// Of a route: what its handler publishes and fetches is carried out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub side_effects: Option<bool>,
     pub dry_run: bool,
     /// Offsets of the stretch.
     pub total_messages: u64,
@@ -52,6 +59,9 @@ pub struct View {
     pub partitions: Vec<Partition>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub samples: Vec<Sample>,
+    /// What a route gave up on last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<Failed>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -91,7 +101,10 @@ impl View {
             request_id: replay.id.clone(),
             status: replay.status.as_str().to_owned(),
             topic: plan.topic.clone(),
-            target_topic: (!dry).then(|| plan.target.clone()),
+            broker: plan.broker.clone(),
+            target_topic: (!dry && plan.route.is_none()).then(|| plan.target.clone()),
+            target_route: plan.route.as_ref().map(|route| route.name.clone()),
+            side_effects: plan.route.as_ref().map(|route| route.side_effects),
             dry_run: dry,
             total_messages: total,
             replayed_count: if dry { 0 } else { progress.replayed },
@@ -113,6 +126,7 @@ impl View {
             filter: Filter::default(),
             partitions: Vec::new(),
             samples: Vec::new(),
+            failures: Vec::new(),
         }
     }
 
@@ -135,6 +149,7 @@ impl View {
             filter: plan.filter.clone(),
             partitions: plan.stretches.iter().zip(&progress.next).map(partition).collect(),
             samples: progress.samples.iter().map(sample).collect(),
+            failures: progress.failures.clone(),
             ..Self::summary(replay)
         }
     }

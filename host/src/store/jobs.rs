@@ -1,7 +1,8 @@
 //! The seam to jobs that send many dead letters again, or discard them.
 //!
-//! Which letters belong to a job is fixed when it is made. One host at a time runs it, under a lease; each of its letters
-//! gets one result, in the transaction that changes the letter.
+//! Which letters belong to a job is fixed when it is made: those that are there then. They are written down some thousand at a
+//! time, so that making a job holds up nobody. One host at a time runs it, under a lease; each of its letters gets one result,
+//! in the transaction that changes the letter.
 
 use std::time::Duration;
 
@@ -28,10 +29,12 @@ impl Action {
     }
 }
 
-/// `pending → running → completed`, `cancelled` from either of the first two, `failed` when the host cannot run it.
+/// `preparing → pending → running → completed`, `cancelled` from any of the first three, `failed` when the host cannot run it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum JobState {
+    /// Its letters are being written down; none of them is begun.
+    Preparing,
     Pending,
     Running,
     Completed,
@@ -42,6 +45,7 @@ pub enum JobState {
 impl JobState {
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Preparing => "preparing",
             Self::Pending => "pending",
             Self::Running => "running",
             Self::Completed => "completed",
@@ -84,7 +88,8 @@ impl Ending {
 /// Which letters a job is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Members {
-    /// Those that are dead and match now. Its `state` and `open` are not looked at.
+    /// Those that are dead and match now. Its `state` and `open` are not looked at. One that is not dead any more when it would be
+    /// written down is left out.
     Matching(LetterFilter),
     /// These, whatever state they are in.
     Ids(Vec<String>),
@@ -117,6 +122,7 @@ pub struct Job {
     pub reason: Option<String>,
     pub actor: String,
     pub state: JobState,
+    /// While it is being prepared: so far.
     pub total: u64,
     /// Sent or discarded.
     pub done: u64,
@@ -162,11 +168,15 @@ pub struct JobResult {
 
 #[async_trait]
 pub trait Jobs: Send + Sync {
-    /// Durable when it returns, with its letters in the order of their first failure.
+    /// Durable when it returns, with its letters in the order of their first failure when they are few, else in
+    /// [`JobState::Preparing`].
     ///
     /// # Errors
     /// [`Error::Invalid`] when it would have too many letters, or an id names none.
     async fn create(&self, job: NewJob) -> Result<Job, Error>;
+    /// Writes the next letters of a job down that is being prepared: the job as it is then. Any host may, at any time; of two at
+    /// once one does.
+    async fn prepare(&self, job: u64) -> Result<Option<Job>, Error>;
     async fn job(&self, id: &str) -> Result<Option<Job>, Error>;
     /// Newest first, from behind that [number](Job::number) on.
     async fn jobs(&self, before: Option<u64>, limit: usize) -> Result<Vec<Job>, Error>;
@@ -178,7 +188,7 @@ pub trait Jobs: Send + Sync {
         ending: Option<Ending>,
         limit: usize,
     ) -> Result<Vec<JobResult>, Error>;
-    /// The oldest job that no host runs: now this one does, for so long.
+    /// The oldest job that no host runs or prepares: now this one does, for so long.
     async fn take(&self, holder: &str, lease: Duration) -> Result<Option<Job>, Error>;
     /// False: it was cancelled, or another host has it. Also writes down what it waits for.
     async fn renew(

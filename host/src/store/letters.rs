@@ -4,12 +4,14 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use super::{Error, Parked};
 use crate::model::{DeadLetter, FailureClass, LetterState, UnixMs};
 
 /// Which letters are meant. All that are given must hold.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LetterFilter {
     pub route: Option<String>,
     pub message_type: Option<String>,
@@ -27,7 +29,7 @@ pub struct LetterFilter {
     pub since_ms: Option<UnixMs>,
     /// Failed last before that time.
     pub until_ms: Option<UnixMs>,
-    /// Found in reason, code, message id or destination.
+    /// All its words are in reason, code, message id or destination; those of three letters and more may be beginnings.
     pub text: Option<String>,
 }
 
@@ -43,6 +45,9 @@ pub struct Page {
 pub struct LetterPage {
     /// All that match, not just this page.
     pub count: u64,
+    /// There are more: they were not all looked at.
+    pub at_least: bool,
+    /// Fewer than the limit, also none, when what comes next was not looked at yet.
     pub letters: Vec<DeadLetter>,
     pub next: Option<String>,
 }
@@ -59,6 +64,8 @@ pub struct Group {
     pub message: Option<String>,
     /// Of the letters that match.
     pub count: u64,
+    /// There are more: they were not all looked at.
+    pub at_least: bool,
     /// Of all that ever were in it.
     pub first_ms: UnixMs,
     pub last_ms: UnixMs,
@@ -66,6 +73,15 @@ pub struct Group {
     pub sample: Option<(String, String)>,
     /// The version that had the same failure before this one.
     pub previous_digest: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Groups {
+    /// All that have letters that match, not just those shown.
+    pub count: u64,
+    /// There may be more: letters were not all looked at.
+    pub at_least: bool,
+    pub groups: Vec<Group>,
 }
 
 /// Who does what to a letter, and why: a row of its trail.
@@ -164,8 +180,8 @@ pub trait DeadLetters: Send + Sync {
     /// are kept. A change of state that comes with it is in the trail.
     async fn enter(&self, letters: Vec<DeadLetter>) -> Result<Vec<String>, Error>;
     async fn list(&self, filter: &LetterFilter, page: &Page) -> Result<LetterPage, Error>;
-    /// Those with the most letters first, at most `limit`; and how many groups there are.
-    async fn groups(&self, filter: &LetterFilter, limit: usize) -> Result<(u64, Vec<Group>), Error>;
+    /// Those with the most letters first, at most `limit`.
+    async fn groups(&self, filter: &LetterFilter, limit: usize) -> Result<Groups, Error>;
     /// Groups that have dead letters.
     async fn dead_groups(&self) -> Result<u64, Error>;
     async fn get(&self, id: &str) -> Result<Option<DeadLetter>, Error>;

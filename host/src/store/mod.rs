@@ -3,6 +3,7 @@
 //! Every method that changes something returns only after the change is on disk.
 
 mod audit;
+mod exports;
 mod held;
 mod jobs;
 mod letters;
@@ -10,13 +11,16 @@ pub mod postgres;
 mod replays;
 mod retries;
 pub mod sqlite;
+mod words;
 
 pub use audit::{Audit, AuditEntry, AuditPage};
+pub use exports::{Export, Exports};
 pub use held::{HeldFilter, HeldKey, HeldKeys, HeldPage, HeldRoute};
 pub use jobs::{Action, Ending, Job, JobResult, JobState, Jobs, Member, Members, NewJob, Standing};
-pub use letters::{Change, Changed, DeadLetters, Entry, Group, LetterFilter, LetterPage, Note, Page};
+pub use letters::{Change, Changed, DeadLetters, Entry, Group, Groups, LetterFilter, LetterPage, Note, Page};
 pub use replays::{Hold, Replays, Submitted};
 pub use retries::{Parked, Retries};
+pub use words::{SOUGHT, Sought, words_of};
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {

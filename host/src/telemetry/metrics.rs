@@ -66,6 +66,12 @@ metrics! {
         "Jobs over dead letters that this host runs", [];
     dlq_job_letters: counter -> IntCounterVec, "messaging_dlq_job_letters_total",
         "Letters of jobs that got their result", ["action", "result"];
+    dlq_adopted: counter -> IntCounterVec, "messaging_dlq_adopted_total",
+        "Dead letters of others taken in, by what happened to them: expired, rejected, maxlen, delivery-limit, other; foreign: put there by a program", ["reason"];
+    dlq_exported: counter -> IntCounterVec, "messaging_dlq_exported_total",
+        "Copies of dead letters by what became of them: sent, or refused by the broker for good", ["destination", "result"];
+    dlq_export_pending: single -> IntGauge, "messaging_dlq_export_pending",
+        "Dead letters whose copies are not confirmed yet", [];
     consumer_lag: gauge -> IntGaugeVec, "messaging_consumer_lag",
         "Messages of a topic not yet committed by our group", ["broker", "destination"];
     handler_duration: histogram -> HistogramVec, "messaging_handler_duration_seconds",

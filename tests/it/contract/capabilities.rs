@@ -1,7 +1,7 @@
 //! What each broker declares, and which property exercises it.
 
 use helix_host::broker::Capabilities;
-use helix_host::model::MessageKind;
+use helix_host::model::{BrokerKind, MessageKind};
 
 use super::PROPERTIES;
 use super::brokers::Place;
@@ -48,11 +48,12 @@ fn declared(capabilities: &Capabilities) -> [(Flag, bool); 9] {
 }
 
 impl Flag {
-    /// Whether it holds for this kind of destination. Priorities and delays are of queues, scans of topics.
+    /// Whether it holds for this kind of destination. Priorities and delays are of queues, scans of topics; RabbitMQ's streams
+    /// are queues that can be read again.
     pub fn holds(self, capabilities: &Capabilities, kind: MessageKind) -> bool {
         let kinds = match self {
             Self::Priorities | Self::Delays => kind == MessageKind::Task,
-            Self::Scan => kind == MessageKind::Event,
+            Self::Scan => kind == MessageKind::Event || capabilities.kind == BrokerKind::RabbitMq,
             _ => true,
         };
         kinds && declared(capabilities).contains(&(self, true))

@@ -79,7 +79,7 @@ fn names(numbers: impl IntoIterator<Item = usize>) -> BTreeSet<String> {
 }
 
 /// What the group of the live route has committed, by partition.
-fn committed(stage: &Stage) -> BTreeMap<i32, Offset> {
+pub fn committed(stage: &Stage) -> BTreeMap<i32, Offset> {
     let observer: BaseConsumer = kafka_client::client(&stage.group).create().unwrap();
     let mut all = TopicPartitionList::new();
     all.add_partition_range(&stage.topic, 0, i32::try_from(PARTITIONS).unwrap() - 1);
@@ -283,7 +283,7 @@ async fn refusals(place: Place) {
     let own = with(json!({ "target_topic": stage.topic }));
     refused(own, (422, "HX0701", "target_topic")).await;
     refused(
-        with(json!({ "target_route": "live" })),
+        with(json!({ "target_route": "nowhere" })),
         (422, "HX0701", "target_route"),
     )
     .await;

@@ -110,10 +110,16 @@ impl Stage {
 
     /// Everything that is in a topic, partition by partition; of the embedded broker after its host has gone.
     pub async fn read(&self, topic: &str) -> Vec<RawMessage> {
-        let broker = self.broker();
-        let all = read_all(&*broker.scan().unwrap(), topic).await;
-        broker.close().await;
+        let mut all = Vec::new();
+        self.each(topic, |raw| all.push(raw)).await;
         all
+    }
+
+    /// The same one by one: a million messages are not kept.
+    pub async fn each(&self, topic: &str, look: impl FnMut(RawMessage)) {
+        let broker = self.broker();
+        each(&*broker.scan().unwrap(), topic, look).await;
+        broker.close().await;
     }
 }
 
@@ -129,8 +135,13 @@ async fn create(broker: &dyn Broker, name: &str) {
     broker.topology().create(&want).await.unwrap();
 }
 
-async fn read_all(scan: &dyn Scan, topic: &str) -> Vec<RawMessage> {
+pub async fn read_all(scan: &dyn Scan, topic: &str) -> Vec<RawMessage> {
     let mut all = Vec::new();
+    each(scan, topic, |raw| all.push(raw)).await;
+    all
+}
+
+async fn each(scan: &dyn Scan, topic: &str, mut look: impl FnMut(RawMessage)) {
     for bounds in scan.bounds(topic).await.unwrap() {
         let mut from = bounds.first;
         while from < bounds.end {
@@ -139,10 +150,9 @@ async fn read_all(scan: &dyn Scan, topic: &str) -> Vec<RawMessage> {
                 break;
             };
             from = last + 1;
-            all.extend(read);
+            read.into_iter().for_each(&mut look);
         }
     }
-    all
 }
 
 pub fn id(n: usize) -> String {
@@ -173,7 +183,7 @@ pub fn original_of(copy: &RawMessage) -> String {
     after_the_broker(&header(copy, "helix-replay-origin"))
 }
 
-fn after_the_broker(origin: &str) -> String {
+pub fn after_the_broker(origin: &str) -> String {
     origin
         .split_once('/')
         .map_or_else(String::new, |(_, place)| place.to_owned())

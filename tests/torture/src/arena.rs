@@ -2,6 +2,7 @@
 
 mod brokers;
 mod embedded;
+mod store;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use crate::actor::Actor;
 use crate::history::{History, What};
 use crate::message::{Dice, Stream};
 use crate::observe;
+use crate::operate::Operators;
 use crate::proxy::Proxy;
 use crate::publish::Parts;
 
@@ -47,6 +49,9 @@ pub struct Arena {
     destinations: Vec<(Stream, String)>,
     out: String,
     group: String,
+    /// Of the store that hosts share, and who deals with the letters in it.
+    schema: String,
+    operators: Option<Arc<Operators>>,
     history: Arc<History>,
 }
 
@@ -55,6 +60,8 @@ pub struct Proxies {
     pub rabbitmq: Option<Proxy>,
     /// One for each node.
     pub kafka: Vec<Proxy>,
+    /// In front of the store.
+    pub postgres: Option<Proxy>,
 }
 
 impl Arena {
@@ -65,6 +72,11 @@ impl Arena {
 
     pub fn is_embedded(&self) -> bool {
         self.name == embedded::NAME
+    }
+
+    /// Its hosts have one store, which is not a file of theirs.
+    pub fn shares_store(&self) -> bool {
+        self.name == store::NAME
     }
 
     /// # Errors
@@ -81,7 +93,18 @@ impl Arena {
         brokers::arena(parts, streams, env).await
     }
 
+    /// With the streams that are asked for, and one store.
+    ///
+    /// # Errors
+    /// When something cannot be prepared.
+    pub async fn store(parts: &Parts, streams: &[Stream], env: &[(String, String)]) -> Result<Self> {
+        store::arena(parts, streams, env).await
+    }
+
     pub fn publish(&self, parts: &Parts, tasks: &mut JoinSet<()>) {
+        if let Some(operators) = &self.operators {
+            operators.start(tasks, &parts.stop);
+        }
         if self.is_embedded() {
             embedded::publish(self, parts, tasks);
         } else {
@@ -117,13 +140,13 @@ impl Arena {
                 let topic = self.destination(Stream::EmbeddedEvents).to_owned();
                 observe::embedded_commits(file, topic, &self.history, tasks, stop);
             }
-        } else if self.streams.contains(&Stream::KafkaEvents) {
-            let topic = self.destination(Stream::KafkaEvents).to_owned();
-            observe::kafka_commits(topic, self.group.clone(), &self.history, tasks, stop);
+        } else if let Some(stream) = self.streams.iter().find(|stream| stream.is_keyed()) {
+            let topic = self.destination(*stream).to_owned();
+            observe::kafka_commits(*stream, topic, self.group.clone(), &self.history, tasks, stop);
         }
     }
 
-    /// Hosts that have left come back for what they have parked: each has a store of its own.
+    /// Hosts that have left come back for what they have parked, where each has a store of its own.
     pub async fn wake(&mut self) {
         for actor in &mut self.actors {
             if actor.setup.path().join("state/store.db").exists() {
@@ -136,9 +159,17 @@ impl Arena {
     pub async fn drained(&mut self, limit: Duration) {
         let from = tokio::time::Instant::now();
         let mut left = vec![("hosts that did not answer".to_owned(), 1)];
-        while from.elapsed() < limit && !left.is_empty() {
+        // What an operator has just sent again is nowhere for a moment.
+        let mut calm = 0;
+        while from.elapsed() < limit && calm < 2 {
             tokio::time::sleep(Duration::from_millis(100)).await;
             left = self.left().await;
+            // The letters that hosts share, and what they do in the background.
+            if let Some(operators) = &self.operators {
+                left.extend(operators.clean().await);
+                left.retain(|(_, count)| *count != 0);
+            }
+            calm = if left.is_empty() { calm + 1 } else { 0 };
         }
         for (what, count) in left {
             self.history.add(What::Left {
@@ -172,8 +203,12 @@ impl Arena {
         for stream in &self.streams {
             let depth = match stream {
                 Stream::EmbeddedTasks | Stream::EmbeddedEvents => self.embedded_depth(*stream).await,
-                Stream::RabbitTasks => observe::rabbitmq_depth(self.destination(*stream)).await,
-                Stream::KafkaEvents => observe::kafka_lag(self.destination(*stream), &self.group).await,
+                Stream::RabbitTasks | Stream::StoreTasks => {
+                    observe::rabbitmq_depth(self.destination(*stream)).await
+                }
+                Stream::KafkaEvents | Stream::StoreEvents => {
+                    observe::kafka_lag(self.destination(*stream), &self.group).await
+                }
             };
             match depth {
                 Some(0) => {}
@@ -212,18 +247,28 @@ impl Arena {
         } else {
             observe::kafka_outputs(&self.out, &self.history).await?;
         }
+        if self.shares_store() {
+            observe::shared_store(&self.schema, &self.history).await?;
+            if self.streams.contains(&Stream::StoreEvents) {
+                let target = format!("{}.replay", self.destination(Stream::StoreEvents));
+                observe::kafka_copies(&target, &self.history).await?;
+            }
+        }
         self.small_disk = None;
         Ok(())
     }
 }
 
 /// Messages of a stream that may be under way. More than a window on the embedded broker, so that lanes that wait for a
-/// retry have to give their permits back; less with Kafka, whose hosts have a store each and promise no order beyond.
-pub fn limits() -> [(Stream, usize); 4] {
+/// retry have to give their permits back; less with Kafka, whose hosts have a store each and promise no order beyond, and
+/// with keys that wait for an operator.
+pub fn limits() -> [(Stream, usize); 6] {
     [
         (Stream::EmbeddedTasks, 800),
         (Stream::EmbeddedEvents, 800),
         (Stream::RabbitTasks, 800),
         (Stream::KafkaEvents, 200),
+        (Stream::StoreTasks, 200),
+        (Stream::StoreEvents, 200),
     ]
 }

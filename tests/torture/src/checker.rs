@@ -2,13 +2,17 @@
 //!
 //! G1 nothing confirmed is lost · G2 nothing unexpected happens · G3 one terminal state for each id · G4 the order of each
 //! key · G5 duplicates have a cause and a bound · G6 everything is drained in time. And, while it runs: a committed position
-//! never passes what nobody has handled.
+//! never passes what nobody has handled. Of hosts that share a store also what was asked of them: [`letters`], [`replays`].
 
+mod letters;
 mod order;
+mod replays;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Serialize;
+
+use self::letters::Letters;
 
 use crate::history::{Effect, Event, Said, What};
 use crate::message::{Fate, Id, Stream};
@@ -27,6 +31,10 @@ pub struct Report {
     pub confirmed: u64,
     pub handled: u64,
     pub dead: u64,
+    /// Of letters, by operators.
+    pub asked: u64,
+    /// Copies that replays made.
+    pub replayed: u64,
     pub faults: u64,
     pub fault_kinds: BTreeMap<String, u64>,
     pub lost: Vec<String>,
@@ -81,6 +89,7 @@ struct Span {
 struct Life {
     confirmed: bool,
     sent: u64,
+    first_sent: u64,
     /// When each run that ends it was seen.
     ends: Vec<u64>,
     first_run: Option<u64>,
@@ -97,7 +106,11 @@ pub fn check(seed: u64, window: u64, events: &[Event]) -> Report {
         *report.fault_kinds.entry(span.kind.clone()).or_default() += 1;
     }
     let lives = lives(seed, &spans, events, &mut report);
-    settle(seed, &spans, &lives, &mut report);
+    let letters = Letters::of(events);
+    settle(seed, &spans, &lives, &letters, &mut report);
+    letters.check(events, &mut report);
+    replays::check(events, &spans, &mut report);
+    successes(events, &spans, &mut report);
     report.duplicates_allowed += spans
         .iter()
         .map(|span| match span.effect {
@@ -152,11 +165,16 @@ fn overlapping(spans: &[Span]) -> Vec<(u64, u64)> {
         .collect()
 }
 
+/// The store is away from all hosts of an arena.
+const AWAY: [&str; 3] = ["kill-postgres", "stop-postgres", "black-hole-postgres"];
+
 /// While a store cannot be written, lanes that live in it stay there for longer than a history can tell.
 fn without_store(spans: &[Span]) -> Vec<(u64, u64)> {
     spans
         .iter()
-        .filter(|span| ["lock-store", "fill-disk"].contains(&span.kind.as_str()))
+        .filter(|span| {
+            ["lock-store", "fill-disk"].contains(&span.kind.as_str()) || AWAY.contains(&span.kind.as_str())
+        })
         .map(|span| (span.from, span.to + AFTERMATH_MS))
         .collect()
 }
@@ -175,7 +193,13 @@ fn lives(seed: u64, spans: &[Span], events: &[Event], report: &mut Report) -> Ha
         let t = event.t;
         match &event.what {
             What::Sent { id, .. } => match Id::parse(id) {
-                Some(id) => lives.entry(id).or_default().sent += 1,
+                Some(id) => {
+                    let life = lives.entry(id).or_default();
+                    if life.sent == 0 {
+                        life.first_sent = t;
+                    }
+                    life.sent += 1;
+                }
                 None => report.unexpected.push(format!("sent {id:?}")),
             },
             What::Confirmed { id, .. } => {
@@ -256,13 +280,48 @@ fn known<'a>(lives: &'a mut HashMap<Id, Life>, id: &str) -> Option<(Id, &'a mut 
     Some((id, lives.get_mut(&id)?))
 }
 
-fn settle(seed: u64, spans: &[Span], lives: &HashMap<Id, Life>, report: &mut Report) {
+/// The store may be away for so long before hosts have to show that they go on without it.
+const NOTICED_MS: u64 = 3_000;
+
+/// While the store is away, and nothing else is wrong, messages that are simply done go on.
+fn successes(events: &[Event], spans: &[Span], report: &mut Report) {
+    let away = |span: &&Span| AWAY.contains(&span.kind.as_str());
+    for span in spans
+        .iter()
+        .filter(away)
+        .filter(|span| span.to >= span.from + NOTICED_MS)
+    {
+        let else_wrong = spans.iter().filter(|other| !away(other)).any(|other| {
+            other.arena == span.arena && other.from <= span.to && span.from <= other.to + AFTERMATH_MS
+        });
+        let done = events.iter().any(|event| {
+            (span.from + NOTICED_MS / 3..=span.to).contains(&event.t)
+                && matches!(&event.what, What::Ran { id, said: Said::Done, .. }
+                    if Id::parse(id).is_some_and(|id| id.stream == Stream::StoreTasks))
+        });
+        let published = events.iter().any(|event| {
+            matches!(&event.what, What::Sent { id, .. }
+                if Id::parse(id).is_some_and(|id| id.stream == Stream::StoreTasks))
+        });
+        if published && !else_wrong && !done {
+            report.unexpected.push(format!(
+                "nothing was done from {} to {} ms, while only the store was away",
+                span.from, span.to
+            ));
+        }
+    }
+}
+
+fn settle(seed: u64, spans: &[Span], lives: &HashMap<Id, Life>, kept: &Letters, report: &mut Report) {
     let mut ids: Vec<&Id> = lives.keys().collect();
     ids.sort();
     for id in ids {
         let Some(life) = lives.get(id) else { continue };
-        let dead = Fate::of(seed, id).is_dead();
-        let ended = if dead {
+        let fate = Fate::of(seed, id);
+        let dead = fate.is_dead() || (fate == Fate::Repair && life.ends.is_empty());
+        let ended = if dead && id.stream.is_shared() {
+            kept.is_discarded(id)
+        } else if dead {
             !life.letters.is_empty()
         } else {
             !life.ends.is_empty()
@@ -277,15 +336,18 @@ fn settle(seed: u64, spans: &[Span], lives: &HashMap<Id, Life>, report: &mut Rep
                 if dead { "a letter" } else { "a run to its end" },
                 id.stream.broker(),
                 life.ends.len(),
-                life.letters.len()
+                life.letters.len() + kept.count(id)
             ));
         }
-        if !dead && !life.letters.is_empty() {
+        if id.stream.is_shared() {
+            kept.settle(fate, id, life.sent, report);
+        } else if !dead && !life.letters.is_empty() {
             report
                 .unexpected
                 .push(format!("{id} has a letter and is not dead"));
         }
-        let again = life.sent - 1;
+        // Each claim of a letter may have sent its message once.
+        let again = life.sent - 1 + kept.claims(id);
         report.duplicates_allowed += again;
         let letters: HashSet<&String> = life.letters.iter().collect();
         // The id of a letter is made of its message, so a delivery that comes again writes the same one. Hosts of one group
@@ -299,11 +361,17 @@ fn settle(seed: u64, spans: &[Span], lives: &HashMap<Id, Life>, report: &mut Rep
         }
         let mut repeats = life.ends.iter();
         let Some(first) = repeats.next() else { continue };
+        // Delivered again behind a letter, it waits for as long as that does.
+        let since = if id.stream == Stream::StoreEvents {
+            life.first_sent
+        } else {
+            *first
+        };
         for (n, at) in (1..).zip(repeats) {
             report.duplicates += 1;
-            let topic = id.stream == Stream::KafkaEvents;
+            let topic = id.stream.broker() == "kafka";
             let explained = n <= again
-                || excused(spans, id.stream, *first, *at, |effect| match effect {
+                || excused(spans, id.stream, since, *at, |effect| match effect {
                     Effect::None => false,
                     Effect::Rebalance => topic,
                     Effect::Redelivers | Effect::Stalls => true,

@@ -40,6 +40,12 @@ pub enum Fault {
     SwapPlugin,
     /// Another concurrency, and a configuration that is none
     ReloadConfig,
+    /// SIGKILL of the Postgres that hosts share; half of the time a host dies while it is away
+    KillPostgres,
+    /// SIGSTOP of that Postgres, likewise
+    StopPostgres,
+    /// Connections to that Postgres stay open and carry nothing, likewise
+    BlackHolePostgres,
     /// The store is locked: parking, letters and retries fail
     LockStore,
     /// The embedded broker's file is locked
@@ -66,6 +72,10 @@ impl Fault {
             Self::DrainHost | Self::JoinLeave => Effect::Rebalance,
             Self::SwapPlugin
             | Self::ReloadConfig
+            // What is known to be stored is stored once.
+            | Self::KillPostgres
+            | Self::StopPostgres
+            | Self::BlackHolePostgres
             | Self::LockStore
             | Self::LockBroker
             | Self::FillDisk
@@ -76,12 +86,9 @@ impl Fault {
     /// Does this arena have what it disturbs?
     pub fn fits(self, arena: &Arena) -> bool {
         match self {
-            Self::KillHost
-            | Self::StopHost
-            | Self::DrainHost
-            | Self::SwapPlugin
-            | Self::ReloadConfig
-            | Self::LockStore => true,
+            Self::KillHost | Self::StopHost | Self::DrainHost | Self::SwapPlugin | Self::ReloadConfig => true,
+            Self::LockStore => !arena.shares_store(),
+            Self::KillPostgres | Self::StopPostgres | Self::BlackHolePostgres => arena.shares_store(),
             Self::JoinLeave => !arena.is_embedded(),
             Self::KillRabbitmq | Self::StopRabbitmq => arena.has("rabbitmq"),
             Self::KillKafka | Self::StopKafka => arena.has("kafka"),
@@ -108,7 +115,7 @@ pub async fn inflict(fault: Fault, arena: &mut Arena, history: &History, dice: &
         arena: arena.name.to_owned(),
         effect: fault.effect(),
     });
-    let done = act(fault, arena, dice).await;
+    let done = act(fault, arena, history, dice).await;
     history.add(What::Mended {
         kind: fault.name(),
         arena: arena.name.to_owned(),
@@ -120,7 +127,7 @@ fn seconds(dice: &mut Dice, low: u64, high: u64) -> Duration {
     Duration::from_millis(dice.between(low * 1000, high * 1000))
 }
 
-async fn act(fault: Fault, arena: &mut Arena, dice: &mut Dice) -> Result<()> {
+async fn act(fault: Fault, arena: &mut Arena, history: &History, dice: &mut Dice) -> Result<()> {
     // Only those that are meant to run: the first ones.
     let hosts = arena
         .actors
@@ -181,6 +188,30 @@ async fn act(fault: Fault, arena: &mut Arena, dice: &mut Dice) -> Result<()> {
                 proxy.set(Mode::Pass);
             }
         }
+        Fault::KillPostgres => {
+            control_postgres("kill").await?;
+            let victim = without_store(arena, victim, history, dice).await;
+            control_postgres("restart").await?;
+            revive(arena, victim, history).await;
+        }
+        Fault::StopPostgres => {
+            control_postgres("pause").await?;
+            let victim = without_store(arena, victim, history, dice).await;
+            control_postgres("resume").await?;
+            revive(arena, victim, history).await;
+        }
+        Fault::BlackHolePostgres => {
+            if let Some(proxy) = &arena.proxies.postgres {
+                proxy.set(Mode::BlackHole);
+            }
+            let victim = without_store(arena, victim, history, dice).await;
+            if let Some(proxy) = &arena.proxies.postgres {
+                // What was lost on the way does not come back: the connections are dead.
+                proxy.cut();
+                proxy.set(Mode::Pass);
+            }
+            revive(arena, victim, history).await;
+        }
         Fault::SwapPlugin => {
             for n in 0..dice.between(3, 8) {
                 for actor in &mut arena.actors {
@@ -220,6 +251,44 @@ async fn act(fault: Fault, arena: &mut Arena, dice: &mut Dice) -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// For longer than a statement may take, half of the time; and half of the time a host dies in the middle of it: what it had
+/// acknowledged by then has to be on disk. The one that died.
+async fn without_store(
+    arena: &mut Arena,
+    victim: usize,
+    history: &History,
+    dice: &mut Dice,
+) -> Option<usize> {
+    let pause = seconds(dice, 2, 7);
+    sleep(pause).await;
+    let dies = dice.roll().is_multiple_of(2);
+    if dies && let Some(actor) = arena.actors.get_mut(victim) {
+        history.add(What::Fault {
+            kind: Fault::KillHost.name(),
+            arena: arena.name.to_owned(),
+            effect: Fault::KillHost.effect(),
+        });
+        actor.kill();
+    }
+    sleep(pause / 4).await;
+    dies.then_some(victim)
+}
+
+async fn revive(arena: &mut Arena, victim: Option<usize>, history: &History) {
+    if let Some(actor) = victim.and_then(|victim| arena.actors.get_mut(victim)) {
+        actor.start().await;
+        history.add(What::Mended {
+            kind: Fault::KillHost.name(),
+            arena: arena.name.to_owned(),
+        });
+    }
+}
+
+async fn control_postgres(verb: &'static str) -> Result<()> {
+    tokio::task::spawn_blocking(move || control(&[verb, "postgres"])).await?;
     Ok(())
 }
 

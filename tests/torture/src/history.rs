@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -69,6 +69,104 @@ pub enum What {
     Wrong { what: String },
     /// From the end of the last fault until nothing was left.
     Drained { arena: String, ms: u64 },
+    /// An operator asks a host to do something with a dead letter: `reprocess`, `discard`, `release`. `id` is its message's.
+    Asked {
+        n: u64,
+        id: String,
+        letter: String,
+        verb: Verb,
+        actor: String,
+        instance: String,
+    },
+    /// What became of that; 0: nobody knows.
+    Answered { n: u64, status: u16 },
+    /// A host was asked to make a job or replay of that id.
+    Made {
+        what: Work,
+        id: String,
+        instance: String,
+        status: u16,
+    },
+    /// A host has answered that it is cancelled.
+    Cancelled { what: Work, id: String },
+    /// A letter as it is at the end, in the store that hosts share.
+    Kept {
+        id: String,
+        letter: String,
+        class: String,
+        state: String,
+        trail: Vec<Step>,
+    },
+    /// A job as it is at the end.
+    Job {
+        id: String,
+        state: String,
+        total: u64,
+        /// Results of all kinds.
+        done: u64,
+    },
+    /// A replay as it is at the end.
+    Replay {
+        id: String,
+        state: String,
+        batch: u64,
+        total: u64,
+        replayed: u64,
+        /// Offsets dealt with.
+        done: u64,
+        /// When it was made and when it ended.
+        from: u64,
+        to: u64,
+        /// Partition, first offset, and the one behind the last.
+        stretches: Vec<(i64, i64, i64)>,
+    },
+    /// A copy in the target of a replay, with the place of its original.
+    Copy {
+        replay: String,
+        partition: i64,
+        offset: i64,
+        /// When it was sent.
+        at: u64,
+    },
+}
+
+/// What an operator does with one letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verb {
+    Reprocess,
+    Discard,
+    Release,
+}
+
+impl Verb {
+    /// As the API and the trail of a letter name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reprocess => "reprocess",
+            Self::Discard => "discard",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// What hosts do in the background because somebody asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Work {
+    Job,
+    Replay,
+}
+
+/// One change of a letter, as its trail has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    pub at: u64,
+    pub actor: String,
+    pub action: String,
+    pub from: String,
+    pub to: String,
+    pub reason: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +208,8 @@ pub enum Effect {
 
 pub struct History {
     began: Instant,
+    /// The same in Unix milliseconds.
+    began_ms: u64,
     inner: Mutex<Inner>,
 }
 
@@ -128,6 +228,9 @@ impl History {
         let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Self {
             began: Instant::now(),
+            began_ms: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
             inner: Mutex::new(Inner {
                 events: Vec::new(),
                 file: BufWriter::new(file),
@@ -153,6 +256,11 @@ impl History {
 
     pub fn wrong(&self, what: impl Into<String>) {
         self.add(What::Wrong { what: what.into() });
+    }
+
+    /// What others measured in Unix milliseconds.
+    pub fn at(&self, unix_ms: u64) -> u64 {
+        unix_ms.saturating_sub(self.began_ms)
     }
 
     /// All so far.

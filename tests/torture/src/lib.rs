@@ -15,6 +15,7 @@ pub mod flow;
 pub mod history;
 pub mod message;
 pub mod observe;
+pub mod operate;
 pub mod planted;
 pub mod power;
 pub mod proxy;

@@ -25,6 +25,9 @@ struct Args {
     /// Brokers under load: embedded, rabbitmq, kafka
     #[arg(long, value_delimiter = ',')]
     broker: Vec<String>,
+    /// Only these arenas: embedded and brokers, which run side by side, and then store
+    #[arg(long, value_delimiter = ',')]
+    arena: Vec<String>,
     /// Only these faults
     #[arg(long, value_delimiter = ',')]
     rows: Vec<Fault>,
@@ -108,37 +111,50 @@ async fn go(args: Args) -> Result<()> {
         summary.print();
         return Ok(());
     }
-    let streams: Vec<Stream> = Stream::ALL
+    let (shared, own): (Vec<Stream>, Vec<Stream>) = Stream::ALL
         .into_iter()
         .filter(|stream| args.broker.is_empty() || args.broker.iter().any(|name| name == stream.broker()))
-        .collect();
-    let plan = Plan {
-        seed,
-        time: Duration::from_secs(args.seconds),
-        streams,
-        rows: args.rows.clone(),
-        slow: args.slow.map_or_else(Slow::default, |ms| Slow {
-            every: 1,
-            time: Duration::from_millis(ms),
-        }),
-        env: Vec::new(),
-        history: folder.join(format!("history-{seed}.jsonl")),
-    };
+        .filter(|stream| args.arena.is_empty() || args.arena.iter().any(|name| name == stream.arena()))
+        .partition(|stream| stream.is_shared());
     eprintln!("torture: seed {seed}, commit {}", args.commit);
-    let done = run(&plan).await?;
-    summary.take(&done.report);
-    summary.schedule = done.schedule;
-    summary.seconds = done.took.as_secs_f64();
+    let runs = [
+        (own, format!("history-{seed}")),
+        (shared, format!("history-{seed}-store")),
+    ];
+    if runs.iter().all(|(streams, _)| streams.is_empty()) {
+        bail!("nothing to torture: no such broker or arena");
+    }
+    for (streams, name) in runs.into_iter().filter(|(streams, _)| !streams.is_empty()) {
+        let plan = Plan {
+            seed,
+            time: Duration::from_secs(args.seconds),
+            streams,
+            rows: args.rows.clone(),
+            slow: args.slow.map_or_else(Slow::default, |ms| Slow {
+                every: 1,
+                time: Duration::from_millis(ms),
+            }),
+            env: Vec::new(),
+            history: folder.join(format!("{name}.jsonl")),
+        };
+        let done = run(&plan).await?;
+        summary.take(&done.report);
+        if !done.report.faults_found().is_empty() {
+            eprintln!(
+                "torture: something is wrong; the history is {}",
+                plan.history.display()
+            );
+        }
+        summary.schedule.extend(done.schedule);
+        summary.seconds += done.took.as_secs_f64();
+    }
     summary.write(&args.result)?;
     summary.print();
     if !summary.wrong.is_empty() {
         for line in &summary.schedule {
             eprintln!("torture: {line}");
         }
-        bail!(
-            "something is wrong; `cargo xtask torture --seed {seed}` makes the same choices, the history is {}",
-            plan.history.display()
-        );
+        bail!("something is wrong; `cargo xtask torture --seed {seed}` makes the same choices");
     }
     Ok(())
 }

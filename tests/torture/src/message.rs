@@ -17,14 +17,20 @@ pub enum Stream {
     RabbitTasks,
     /// A Kafka topic, `order = "key"`.
     KafkaEvents,
+    /// A RabbitMQ queue of hosts that share a store, no order asked.
+    StoreTasks,
+    /// A Kafka topic of hosts that share a store, `order = "key"`, of which a key waits behind its dead letter.
+    StoreEvents,
 }
 
 impl Stream {
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 6] = [
         Self::EmbeddedTasks,
         Self::EmbeddedEvents,
         Self::RabbitTasks,
         Self::KafkaEvents,
+        Self::StoreTasks,
+        Self::StoreEvents,
     ];
 
     fn letter(self) -> char {
@@ -33,11 +39,18 @@ impl Stream {
             Self::EmbeddedEvents => 'e',
             Self::RabbitTasks => 'r',
             Self::KafkaEvents => 'k',
+            Self::StoreTasks => 'q',
+            Self::StoreEvents => 'p',
         }
     }
 
     pub fn is_keyed(self) -> bool {
-        matches!(self, Self::EmbeddedEvents | Self::KafkaEvents)
+        matches!(self, Self::EmbeddedEvents | Self::KafkaEvents | Self::StoreEvents)
+    }
+
+    /// Its letters are in the store of all hosts, and somebody deals with each of them.
+    pub fn is_shared(self) -> bool {
+        matches!(self, Self::StoreTasks | Self::StoreEvents)
     }
 
     /// The arena of its hosts: what is done in the other one does not reach them.
@@ -45,6 +58,7 @@ impl Stream {
         match self {
             Self::EmbeddedTasks | Self::EmbeddedEvents => "embedded",
             Self::RabbitTasks | Self::KafkaEvents => "brokers",
+            Self::StoreTasks | Self::StoreEvents => "store",
         }
     }
 
@@ -52,8 +66,8 @@ impl Stream {
     pub fn broker(self) -> &'static str {
         match self {
             Self::EmbeddedTasks | Self::EmbeddedEvents => "embedded",
-            Self::RabbitTasks => "rabbitmq",
-            Self::KafkaEvents => "kafka",
+            Self::RabbitTasks | Self::StoreTasks => "rabbitmq",
+            Self::KafkaEvents | Self::StoreEvents => "kafka",
         }
     }
 }
@@ -101,6 +115,8 @@ pub enum Fate {
     LoopOnce,
     Reject,
     Trap,
+    /// Rejected until it is sent again.
+    Repair,
 }
 
 /// Attempts of a route of the torture run.
@@ -108,26 +124,37 @@ pub const ATTEMPTS: u32 = 4;
 
 impl Fate {
     /// Of 10,000 messages 150 are retried once, 50 twice, 60 rejected, 30 trap until they are dead and 2 loop until their
-    /// time is over.
+    /// time is over. Where somebody deals with letters, 20 are rejected whatever he does, 10 trap, and 300 are rejected until
+    /// they are sent again.
     pub fn of(seed: u64, id: &Id) -> Self {
+        let shared = id.stream.is_shared();
         match mix(seed ^ mix(id.sequence) ^ mix(u64::from(id.key) << 32 | id.stream as u64)) % 10_000 {
             0..150 => Self::RetryOnce,
             150..200 => Self::RetryTwice,
-            200..260 => Self::Reject,
-            260..290 => Self::Trap,
+            200..220 => Self::Reject,
+            260..270 => Self::Trap,
             290..292 => Self::LoopOnce,
+            220..260 | 270..290 | 300..540 if shared => Self::Repair,
+            220..260 => Self::Reject,
+            270..290 => Self::Trap,
             _ => Self::Done,
         }
     }
 
+    /// It is never done, however often it is sent again.
     pub fn is_dead(self) -> bool {
         matches!(self, Self::Reject | Self::Trap)
+    }
+
+    /// The host gives it up when this attempt is not done.
+    pub fn gives_up(self, attempt: u32) -> bool {
+        (self.is_dead() || self == Self::Repair) && attempt >= self.last_attempt()
     }
 
     /// The attempt that ends it.
     pub fn last_attempt(self) -> u32 {
         match self {
-            Self::Done | Self::Reject => 1,
+            Self::Done | Self::Reject | Self::Repair => 1,
             Self::RetryOnce | Self::LoopOnce => 2,
             Self::RetryTwice => 3,
             Self::Trap => ATTEMPTS,
@@ -142,6 +169,7 @@ impl Fate {
             Self::LoopOnce => "loop-once",
             Self::Reject => "reject",
             Self::Trap => "trap",
+            Self::Repair => "repair",
         }
     }
 }
@@ -214,7 +242,7 @@ mod tests {
         let fates: Vec<Fate> = (0..100_000)
             .map(|sequence| {
                 let id = Id {
-                    stream: Stream::RabbitTasks,
+                    stream: Stream::StoreTasks,
                     key: 1,
                     sequence,
                 };
@@ -222,13 +250,14 @@ mod tests {
             })
             .collect();
         let count = |fate| fates.iter().filter(|f| **f == fate).count();
-        assert!(count(Fate::Done) > 95_000);
+        assert!(count(Fate::Done) > 90_000);
         for fate in [
             Fate::RetryOnce,
             Fate::RetryTwice,
             Fate::Reject,
             Fate::Trap,
             Fate::LoopOnce,
+            Fate::Repair,
         ] {
             assert!(count(fate) > 0, "{fate:?}");
         }

@@ -3,6 +3,7 @@
 mod embedded;
 mod kafka;
 mod rabbitmq;
+mod store;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,8 +16,12 @@ use helix_host::store::{DeadLetters, LetterFilter, Page};
 use serde_json::Value;
 
 pub use embedded::{commits as embedded_commits, depth as embedded_depth, lock, outputs as embedded_outputs};
-pub use kafka::{commits as kafka_commits, create_topics, lag as kafka_lag, outputs as kafka_outputs};
+pub use kafka::{
+    commits as kafka_commits, copies as kafka_copies, create_topics, ends as kafka_ends, lag as kafka_lag,
+    outputs as kafka_outputs,
+};
 pub use rabbitmq::{declare as declare_queue, depth as rabbitmq_depth};
+pub use store::all as shared_store;
 
 use crate::history::{History, Said, What};
 

@@ -23,7 +23,7 @@ pub struct Trial {
 
 /// What shows a bug soonest. Everything else stays as in any run.
 fn lure(bug: Bug) -> (Vec<Stream>, Vec<Fault>) {
-    use Stream::{EmbeddedEvents, EmbeddedTasks, KafkaEvents, RabbitTasks};
+    use Stream::{EmbeddedEvents, EmbeddedTasks, KafkaEvents, RabbitTasks, StoreEvents, StoreTasks};
     let embedded = vec![EmbeddedTasks, EmbeddedEvents];
     match bug {
         Bug::AckBeforeHandle | Bug::DeadLetterAfterAck | Bug::RetryRowAfterAck => {
@@ -36,6 +36,11 @@ fn lure(bug: Bug) -> (Vec<Stream>, Vec<Fault>) {
         Bug::OutputBeforeDone | Bug::PermitLeakedOnTrap => (embedded, vec![Fault::ReloadConfig]),
         Bug::NonAtomicSwap => (embedded, vec![Fault::SwapPlugin]),
         Bug::WallClockDeadline => (embedded, vec![Fault::JumpClock]),
+        Bug::CheckpointBeforeConfirm => (vec![StoreEvents], vec![Fault::KillHost]),
+        Bug::LetterRemovedBeforeConfirm => (vec![StoreTasks], vec![Fault::KillHost]),
+        // Nothing has to break for these: it is enough that several ask.
+        Bug::RedriveWithoutCompareAndSet => (vec![StoreTasks], vec![Fault::ReloadConfig]),
+        Bug::CancelOnlyFlipsAFlag => (vec![StoreTasks, StoreEvents], vec![Fault::ReloadConfig]),
         // No kill shows this one: power has to fail.
         Bug::FsyncSkipped => (Vec::new(), Vec::new()),
     }

@@ -25,6 +25,9 @@ pub struct Summary {
     pub messages: u64,
     pub handled: u64,
     pub dead: u64,
+    /// What operators asked of hosts that share a store, and copies that replays made.
+    pub asked: u64,
+    pub replayed: u64,
     pub lost: u64,
     pub unexpected: u64,
     pub order_breaks: u64,
@@ -41,30 +44,34 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// One run more.
     pub fn take(&mut self, report: &Report) {
         let count = |list: &[String]| list.len() as u64;
-        self.faults = report.faults;
-        self.messages = report.messages;
-        self.handled = report.handled;
-        self.dead = report.dead;
-        self.lost = count(&report.lost);
-        self.unexpected = count(&report.unexpected);
-        self.order_breaks = count(&report.order_breaks);
-        self.duplicates = report.duplicates;
-        self.duplicates_allowed = report.duplicates_allowed;
-        self.duplicates_unexplained = count(&report.unexplained);
+        self.faults += report.faults;
+        self.messages += report.messages;
+        self.handled += report.handled;
+        self.dead += report.dead;
+        self.asked += report.asked;
+        self.replayed += report.replayed;
+        self.lost += count(&report.lost);
+        self.unexpected += count(&report.unexpected);
+        self.order_breaks += count(&report.order_breaks);
+        self.duplicates += report.duplicates;
+        self.duplicates_allowed += report.duplicates_allowed;
+        self.duplicates_unexplained += count(&report.unexplained);
         #[allow(clippy::cast_precision_loss, reason = "milliseconds of a run")]
         let drained = report.drained_ms as f64 / 1000.0;
-        self.drained_s = drained;
-        self.rows = report
-            .fault_kinds
-            .iter()
-            .map(|(fault, times)| Row {
-                fault: fault.clone(),
-                times: *times,
-            })
-            .collect();
-        self.wrong = report.faults_found();
+        self.drained_s = self.drained_s.max(drained);
+        for (fault, times) in &report.fault_kinds {
+            match self.rows.iter_mut().find(|row| row.fault == *fault) {
+                Some(row) => row.times += times,
+                None => self.rows.push(Row {
+                    fault: fault.clone(),
+                    times: *times,
+                }),
+            }
+        }
+        self.wrong.extend(report.faults_found());
     }
 
     /// What was written last; nothing when there is none that can be read.
@@ -96,11 +103,13 @@ impl Summary {
             println!("  {:<18} {:>4} ×", row.fault, row.times);
         }
         println!(
-            "{} messages ({} handled, {} dead), {} faults in {:.0} s: {} lost, {} unexpected, {} order breaks, \
+            "{} messages ({} handled, {} dead), {} asked of hosts, {} replayed, {} faults in {:.0} s: {} lost, {} unexpected, {} order breaks, \
              {} duplicates of {} allowed ({} unexplained), drained in {:.1} s",
             self.messages,
             self.handled,
             self.dead,
+            self.asked,
+            self.replayed,
             self.faults,
             self.seconds,
             self.lost,

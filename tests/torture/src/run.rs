@@ -37,7 +37,7 @@ pub struct Done {
     pub took: Duration,
 }
 
-/// Rough and gentle faults take turns: what happens in a gentle stretch has no excuse.
+/// Rough and gentle faults take turns: what happens in a gentle stretch has no excuse. A short run has one of each.
 const STRETCH: Duration = Duration::from_secs(30);
 /// Between two faults.
 const CALM_MS: (u64, u64) = (500, 2_500);
@@ -81,7 +81,9 @@ pub async fn run(plan: &Plan) -> Result<Done> {
         history.wrong("publishers could not finish: something never answered");
     }
     for arena in &mut arenas {
-        arena.wake().await;
+        if !arena.shares_store() {
+            arena.wake().await;
+        }
         arena.drained(limit).await;
     }
     end.cancel();
@@ -109,11 +111,17 @@ fn keep_logs(arena: &Arena, history: &std::path::Path) {
 
 async fn arenas(plan: &Plan, parts: &Parts) -> Result<Vec<Arena>> {
     let mut arenas = Vec::new();
-    let (embedded, brokers): (Vec<Stream>, Vec<Stream>) = plan
-        .streams
-        .iter()
-        .partition(|stream| stream.broker() == "embedded");
-    if !embedded.is_empty() {
+    let of = |arena: &str| -> Vec<Stream> {
+        let streams = plan.streams.iter().copied();
+        streams.filter(|stream| stream.arena() == arena).collect()
+    };
+    let (brokers, store) = (of("brokers"), of("store"));
+    if !brokers.is_empty() && !store.is_empty() {
+        bail!(
+            "the arenas `brokers` and `store` kill the same brokers, so they have to run one after the other"
+        );
+    }
+    if !of("embedded").is_empty() {
         arenas.push(
             Arena::embedded(parts, &plan.env)
                 .await
@@ -127,6 +135,13 @@ async fn arenas(plan: &Plan, parts: &Parts) -> Result<Vec<Arena>> {
                 .context("brokers arena")?,
         );
     }
+    if !store.is_empty() {
+        arenas.push(
+            Arena::store(parts, &store, &plan.env)
+                .await
+                .context("store arena")?,
+        );
+    }
     if arenas.is_empty() {
         bail!("nothing to torture: no broker was chosen");
     }
@@ -137,6 +152,7 @@ async fn arenas(plan: &Plan, parts: &Parts) -> Result<Vec<Arena>> {
 async fn disturb(plan: &Plan, arenas: &mut [Arena], history: &History, flow: &Flow) -> Result<Vec<String>> {
     let until = Instant::now() + plan.time;
     let began = Instant::now();
+    let stretch = STRETCH.min(plan.time / 2).as_secs().max(1);
     let faults = arenas.iter_mut().enumerate().map(|(n, arena)| {
         let mut dice = Dice::new(mix(plan.seed).wrapping_add(n as u64));
         async move {
@@ -149,7 +165,7 @@ async fn disturb(plan: &Plan, arenas: &mut [Arena], history: &History, flow: &Fl
                 .collect();
             while Instant::now() < until {
                 tokio::time::sleep(Duration::from_millis(dice.between(CALM_MS.0, CALM_MS.1))).await;
-                let gentle = (began.elapsed().as_secs() / STRETCH.as_secs()) % 2 == 1;
+                let gentle = (began.elapsed().as_secs() / stretch) % 2 == 1;
                 let mut choice: Vec<Fault> = fitting
                     .iter()
                     .copied()

@@ -86,7 +86,7 @@ async fn ran(State(sink): State<Arc<Sink>>, Query(ran): Query<Ran>) -> StatusCod
         instance: ran.instance,
     });
     let fate = Fate::of(sink.seed, &id);
-    if said == Said::Done || (fate.is_dead() && attempt >= fate.last_attempt()) {
+    if said == Said::Done || fate.gives_up(attempt) {
         sink.flow.leave(&id);
     }
     if id.stream.is_keyed() {

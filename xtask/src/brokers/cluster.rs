@@ -24,7 +24,6 @@ pub enum Kind {
 
 impl Kind {
     pub const ALL: [Self; 3] = [Self::Rabbitmq, Self::Kafka, Self::Postgres];
-    pub const BROKERS: [Self; 2] = [Self::Rabbitmq, Self::Kafka];
 
     pub fn word(self) -> &'static str {
         match self {

@@ -107,7 +107,7 @@ impl KafkaScan {
     }
 
     pub fn bounds_now(&self, topic: &str) -> Result<Vec<Bounds>, Error> {
-        self.with(topic, |client| {
+        let ask = |client: &BaseConsumer<Quiet>| {
             let metadata = client.fetch_metadata(Some(topic), ANSWER)?;
             let found = metadata.topics().first().ok_or(UNKNOWN)?;
             if let Some(error) = found.error() {
@@ -124,7 +124,8 @@ impl KafkaScan {
             }
             bounds.sort_by_key(|b| b.partition);
             Ok(bounds)
-        })
+        };
+        self.with(topic, |client| patiently(|| ask(client)))
     }
 
     /// Not yet committed by the group: all of a partition that it has never committed.
@@ -234,9 +235,12 @@ impl KafkaScan {
 
 const UNKNOWN: KafkaError = KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition);
 
-/// A group that is used for the first time has no coordinator for a moment.
+/// A group that is used for the first time has no coordinator for a moment, and a topic that was just made no leader.
 fn patiently<T>(ask: impl Fn() -> KafkaResult<T>) -> KafkaResult<T> {
-    use RDKafkaErrorCode::{CoordinatorLoadInProgress, CoordinatorNotAvailable, NotCoordinator};
+    use RDKafkaErrorCode::{
+        CoordinatorLoadInProgress, CoordinatorNotAvailable, LeaderNotAvailable, NotCoordinator,
+        NotLeaderForPartition,
+    };
     let deadline = Instant::now() + ANSWER;
     loop {
         match ask() {
@@ -244,7 +248,13 @@ fn patiently<T>(ask: impl Fn() -> KafkaResult<T>) -> KafkaResult<T> {
                 if Instant::now() < deadline
                     && matches!(
                         error.rdkafka_error_code(),
-                        Some(CoordinatorLoadInProgress | CoordinatorNotAvailable | NotCoordinator)
+                        Some(
+                            CoordinatorLoadInProgress
+                                | CoordinatorNotAvailable
+                                | NotCoordinator
+                                | LeaderNotAvailable
+                                | NotLeaderForPartition
+                        )
                     ) =>
             {
                 std::thread::sleep(Duration::from_millis(100));

@@ -3,10 +3,12 @@
 //! ```text
 //! RabbitMq ─┬─ Link "consume" ─┬─ QueueSource ─ consume ─ settle ─ acks
 //!           │   (connect, dial, tls) └─ Queues (topology, arguments)
-//!           └─ Link "publish" ─── QueuePublisher ─ lane ─ confirms
+//!           ├─ Link "publish" ─── QueuePublisher ─ lane ─ confirms
+//!           └─ Link "read" ────── StreamScan (topology)
 //! ```
 //! Two connections, because a broker that is short of memory or disk stops reading from those that publish, and
-//! acknowledgements must go on.
+//! acknowledgements must go on. A third one when a stream is read again: that moves much, and live deliveries must not queue
+//! behind it.
 
 mod acks;
 mod arguments;
@@ -19,6 +21,7 @@ mod dial;
 mod health;
 mod lane;
 mod publisher;
+mod scan;
 mod settle;
 mod source;
 mod tls;
@@ -35,6 +38,7 @@ use self::connect::Link;
 use self::dial::Target;
 use self::health::Board;
 use self::publisher::QueuePublisher;
+use self::scan::StreamScan;
 use self::source::QueueSource;
 use self::topology::Queues;
 use super::{Broker, Capabilities, Error, Health, Publisher, Scan, Source, Subscription, Topology};
@@ -51,8 +55,10 @@ pub struct RabbitMq {
     board: Arc<Board>,
     consume: Arc<Link>,
     publish: Arc<Link>,
+    read: Arc<Link>,
     publisher: Arc<QueuePublisher>,
     topology: Arc<Queues>,
+    scan: Arc<StreamScan>,
 }
 
 impl RabbitMq {
@@ -67,7 +73,8 @@ impl RabbitMq {
         let target = Arc::new(Target::new(name, options));
         let board = Arc::new(Board::default());
         let consume = Link::new("consume", Arc::clone(&target), Arc::clone(&board));
-        let publish = Link::new("publish", target, Arc::clone(&board));
+        let publish = Link::new("publish", Arc::clone(&target), Arc::clone(&board));
+        let read = Link::new("read", target, Arc::clone(&board));
         Ok(Self {
             name: name.into(),
             single_active_consumer: options.single_active_consumer,
@@ -79,9 +86,11 @@ impl RabbitMq {
             topology: Arc::new(Queues {
                 link: Arc::clone(&consume),
             }),
+            scan: Arc::new(StreamScan::new(name.into(), Arc::clone(&read))),
             board,
             consume,
             publish,
+            read,
         })
     }
 
@@ -101,7 +110,7 @@ pub const fn capabilities(single_active_consumer: bool) -> Capabilities {
         key_order_shared: single_active_consumer,
         priorities: true,
         delays: false,
-        scan: false,
+        scan: true,
         redelivery_flag: true,
         tombstones: false,
     }
@@ -140,7 +149,7 @@ impl Broker for RabbitMq {
     }
 
     fn scan(&self) -> Option<Arc<dyn Scan>> {
-        None
+        Some(Arc::<StreamScan>::clone(&self.scan))
     }
 
     fn health(&self) -> Health {
@@ -151,5 +160,6 @@ impl Broker for RabbitMq {
         self.publisher.close().await;
         self.publish.close(CLOSE_LIMIT).await;
         self.consume.close(CLOSE_LIMIT).await;
+        self.read.close(CLOSE_LIMIT).await;
     }
 }

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::connect::Link;
 use super::convert;
 use super::lane::{Item, Lane, Outcome};
-use crate::broker::{Confirmed, PublishError, Publisher};
+use crate::broker::{Confirmed, PublishError, Publisher, Replica};
 use crate::config::valid::Formats;
 use crate::encode::{self, Wire};
 use crate::model::{Clock, MessageKind, Outgoing, RawMessage, SystemClock, UnixMs};
@@ -118,28 +118,22 @@ impl Publisher for QueuePublisher {
         self.start();
         let deadline = Instant::now() + self.timeout;
         let mut items = Vec::with_capacity(batch.len());
-        // None: an answer of the lane goes here.
-        let mut results: Vec<Option<Outcome>> = Vec::with_capacity(batch.len());
-        for message in &batch {
-            match self.prepare(message, deadline) {
-                Ok(item) => {
-                    items.push(item);
-                    results.push(None);
-                }
-                Err(error) => results.push(Some(Err(error))),
-            }
-        }
+        items.extend(batch.iter().map(|message| self.prepare(message, deadline)));
         drop(batch);
-        let mut answers = self.send(items, deadline).await.into_iter();
-        let missing = || Err(PublishError::Unknown("the publisher was stopped".to_owned()));
-        results
-            .into_iter()
-            .map(|result| result.or_else(|| answers.next()).unwrap_or_else(missing))
-            .collect()
+        self.send_good(items, deadline).await
     }
 
     async fn put_back(&self, message: RawMessage) -> Result<Confirmed, PublishError> {
         self.again(message).await
+    }
+
+    async fn copy(&self, topic: &Arc<str>, batch: &[Replica]) -> Vec<Outcome> {
+        self.start();
+        let deadline = Instant::now() + self.timeout;
+        let items = batch
+            .iter()
+            .map(|replica| self.as_it_is(topic, replica.raw.clone(), deadline));
+        self.send_good(items.collect(), deadline).await
     }
 }
 
@@ -150,6 +144,17 @@ impl QueuePublisher {
         }
         self.start();
         let deadline = Instant::now() + self.timeout;
+        let queue = Arc::clone(&message.origin.destination);
+        let item = self.as_it_is(&queue, message, deadline)?;
+        let missing = || Err(PublishError::Unknown("the publisher was stopped".to_owned()));
+        self.send(vec![item], deadline)
+            .await
+            .pop()
+            .unwrap_or_else(missing)
+    }
+
+    /// With the time that its producer gave it.
+    fn as_it_is(&self, queue: &str, message: RawMessage, deadline: Instant) -> Result<Item, PublishError> {
         let time_ms = message.timestamp_ms.unwrap_or_else(|| SystemClock.now_ms());
         let wire = Wire {
             body: message.body,
@@ -157,12 +162,29 @@ impl QueuePublisher {
             headers: message.headers,
             props: message.props,
         };
-        let item = self.item(&message.origin.destination, wire, time_ms, deadline)?;
+        self.item(queue, wire, time_ms, deadline)
+    }
+
+    /// Those that can be carried; one result each, same order.
+    async fn send_good(&self, all: Vec<Result<Item, PublishError>>, deadline: Instant) -> Vec<Outcome> {
+        let mut items = Vec::with_capacity(all.len());
+        // None: an answer of the lane goes here.
+        let mut results: Vec<Option<Outcome>> = Vec::with_capacity(all.len());
+        for one in all {
+            match one {
+                Ok(item) => {
+                    items.push(item);
+                    results.push(None);
+                }
+                Err(error) => results.push(Some(Err(error))),
+            }
+        }
+        let mut answers = self.send(items, deadline).await.into_iter();
         let missing = || Err(PublishError::Unknown("the publisher was stopped".to_owned()));
-        self.send(vec![item], deadline)
-            .await
-            .pop()
-            .unwrap_or_else(missing)
+        results
+            .into_iter()
+            .map(|result| result.or_else(|| answers.next()).unwrap_or_else(missing))
+            .collect()
     }
 
     async fn send(&self, items: Vec<Item>, deadline: Instant) -> Vec<Outcome> {

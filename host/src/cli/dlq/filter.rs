@@ -13,7 +13,7 @@ pub struct Filter {
     /// Only of this type
     #[arg(long = "type", help_heading = HEADING)]
     message_type: Option<String>,
-    /// malformed, too-large, unrouted, rejected, exhausted, refused, expired
+    /// malformed, too-large, unrouted, rejected, exhausted, refused, expired, broker, foreign
     #[arg(long, help_heading = HEADING)]
     class: Option<String>,
     /// The queue or topic they came from
@@ -31,7 +31,7 @@ pub struct Filter {
     /// Failed last before this time
     #[arg(long, help_heading = HEADING, value_name = "TIME", allow_hyphen_values = true)]
     until: Option<String>,
-    /// Found in reason, code, message id or destination
+    /// Words that are all in reason, code, message id or destination; of three letters and more their beginning is enough
     #[arg(long, help_heading = HEADING)]
     text: Option<String>,
 }

@@ -28,7 +28,7 @@ impl Groups {
         if global.output == Format::Json {
             return output::json(&found);
         }
-        if found.groups.is_empty() {
+        if found.groups.is_empty() && !found.at_least {
             return output::line("no dead letters");
         }
         let head = [
@@ -44,7 +44,8 @@ impl Groups {
         ];
         let rows = found.groups.iter().map(row).collect();
         output::table(&head, rows)?;
-        output::line(&format!("{} of {}", found.groups.len(), found.count))?;
+        let more = if found.at_least { "at least " } else { "" };
+        output::line(&format!("{} of {more}{}", found.groups.len(), found.count))?;
         output::talk(
             "send one again with `helix dlq reprocess --group GROUP`; its letters: `helix dlq ls --group GROUP`",
         );
@@ -55,7 +56,7 @@ impl Groups {
 fn row(group: &Group) -> Vec<String> {
     vec![
         group.id.clone(),
-        group.count.to_string(),
+        format!("{}{}", group.count, if group.at_least { "+" } else { "" }),
         group.route.clone().unwrap_or_default(),
         group.class.clone(),
         group.code.clone().unwrap_or_default(),

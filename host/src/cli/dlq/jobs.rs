@@ -150,6 +150,9 @@ fn show(global: &Global, job: &JobView) -> Result<(), Exit> {
 }
 
 fn counts(job: &JobView) -> String {
+    if job.state == "preparing" {
+        return format!("{} so far; which belong to it is being written down", job.total);
+    }
     let mut text = format!("{} of {} {}", job.done, job.total, done_word(job));
     for (count, word) in [
         (job.skipped, "skipped"),

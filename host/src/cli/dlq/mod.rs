@@ -66,6 +66,8 @@ pub struct List {
 #[derive(Debug, Serialize, Deserialize)]
 struct Listing {
     count: u64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    at_least: bool,
     messages: Vec<Letter>,
     next: Option<String>,
 }
@@ -131,7 +133,8 @@ impl List {
         };
         let rows = listing.messages.iter().map(row).collect();
         output::table(head.get(..columns).unwrap_or(&head), rows)?;
-        output::line(&format!("{} of {}", listing.messages.len(), listing.count))?;
+        let more = if listing.at_least { "at least " } else { "" };
+        output::line(&format!("{} of {more}{}", listing.messages.len(), listing.count))?;
         match listing.next {
             Some(next) => output::line(&format!("more: helix dlq ls --cursor {next}")),
             None => Ok(()),
@@ -169,6 +172,28 @@ async fn show(global: &Global, client: &Client, id: &str) -> Result<(), Exit> {
         field("parked", &behind)?;
     }
     field("origin", &letter.origin)?;
+    if let Some(queue) = &letter.found_in {
+        field(
+            "found in",
+            &format!("{queue}, and nothing says where it came from"),
+        )?;
+    }
+    for death in &letter.deaths {
+        let time = death.time.as_deref().unwrap_or("at a time that is not said");
+        let exchange = if death.exchange.is_empty() {
+            "the default exchange"
+        } else {
+            &death.exchange
+        };
+        let keys = death.routing_keys.join(", ");
+        field(
+            "death",
+            &format!(
+                "{time} {} in {}, {}×, from {exchange} with {keys}",
+                death.reason, death.queue, death.count
+            ),
+        )?;
+    }
     field("first failure", &letter.first_failure)?;
     field("last failure", &letter.last_failure)?;
     for attempt in &letter.history {

@@ -176,13 +176,13 @@ impl Which {
             if self.dry_run {
                 return show(global, &found, done);
             }
-            if found.count == 0 {
+            if found.count == 0 && !found.at_least {
                 return match global.output {
                     Format::Json => output::json(&found),
                     Format::Text => output::line("no dead letter matches"),
                 };
             }
-            confirm(found.count, done)?;
+            confirm(&found, done)?;
             asked.insert("dry_run".into(), json!(false));
         }
         let job: JobView = client.post(PATH, &asked.into()).await?;
@@ -195,7 +195,7 @@ fn show(global: &Global, found: &DryRun, done: &str) -> Result<(), Exit> {
     if global.output == Format::Json {
         return output::json(found);
     }
-    output::line(&format!("{} would be {done}", found.count))?;
+    output::line(&format!("{} would be {done}", counted(found)))?;
     if found.samples.is_empty() {
         return Ok(());
     }
@@ -213,7 +213,13 @@ fn show(global: &Global, found: &DryRun, done: &str) -> Result<(), Exit> {
     output::table(&head, rows.collect())
 }
 
-fn confirm(count: u64, done: &str) -> Result<(), Exit> {
+fn counted(found: &DryRun) -> String {
+    let more = if found.at_least { "at least " } else { "" };
+    format!("{more}{}", found.count)
+}
+
+fn confirm(found: &DryRun, done: &str) -> Result<(), Exit> {
+    let count = counted(found);
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
         return Err(Exit::usage(format!(

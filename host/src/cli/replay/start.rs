@@ -35,6 +35,15 @@ pub struct Start {
     /// Topic that gets the copies; made if it is missing [default: <TOPIC>.replay]
     #[arg(long, value_name = "TOPIC")]
     target: Option<String>,
+    /// Instead of a topic: route of the host whose handler gets the messages; what it publishes and fetches is not carried out
+    #[arg(long, value_name = "ROUTE", conflicts_with = "target")]
+    route: Option<String>,
+    /// With --route: what the handler publishes is sent, what it fetches is fetched
+    #[arg(long, requires = "route")]
+    side_effects: bool,
+    /// Broker that has the topic [default: that of events, then that of tasks]
+    #[arg(long, value_name = "NAME")]
+    broker: Option<String>,
     /// Only this type; may be repeated
     #[arg(long = "type", value_name = "TYPE")]
     types: Vec<String>,
@@ -108,12 +117,13 @@ impl Start {
         Request {
             id: self.id,
             topic: self.topic,
+            broker: self.broker,
             from_time: self.from.map(|text| time(text, now)),
             to_time: self.to.map(|text| time(text, now)),
             from_offsets: some(self.from_offset),
             to_offsets: some(self.to_offset),
             target_topic: self.target,
-            target_route: None,
+            target_route: self.route,
             filter: Filter {
                 message_types: self.types,
                 headers: self.header.into_iter().collect(),
@@ -127,6 +137,7 @@ impl Start {
                 preserve_order: self.any_order.then_some(false),
                 skip_duplicates: self.skip_duplicates,
                 allow_truncated: self.allow_truncated,
+                side_effects: self.side_effects,
             },
         }
     }

@@ -1,6 +1,7 @@
 //! What was read → [`valid::Settings`], or every reason why not.
 
 mod brokers;
+mod dlq;
 mod plugins;
 mod routes;
 mod secrets;
@@ -83,6 +84,8 @@ impl<'a> Check<'a> {
         let plugins = self.plugins(raw, &routes, &plugins_dir);
         let brokers = self.brokers(raw, &state_dir, &routes);
         let store = self.store(&raw.store);
+        let dlq_adopt = self.adopt(&raw.dlq, &routes, &topology);
+        let dlq_export = self.export(&raw.dlq, &topology);
         let host = valid::Host {
             state_dir,
             plugins_dir,
@@ -108,6 +111,8 @@ impl<'a> Check<'a> {
             plugins,
             unrouted: raw.messaging.unrouted,
             dlq_edit: raw.dlq.edit,
+            dlq_adopt,
+            dlq_export,
             formats: valid::Formats(
                 raw.formats
                     .iter()

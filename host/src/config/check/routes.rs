@@ -108,7 +108,7 @@ impl Check<'_> {
     }
 
     /// A destination that is in no topology is a slip, or would never be created.
-    fn exists(
+    pub(super) fn exists(
         &mut self,
         destination: &Pattern,
         kind: MessageKind,

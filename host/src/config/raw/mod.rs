@@ -184,12 +184,35 @@ impl Default for Limits {
 }
 
 /// Dead letters.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dlq {
     /// True: whoever may use the API may send a changed copy of a dead letter (`helix dlq edit`). The letter keeps who did it
     /// and why; what was sent differs from what the producer wrote.
     pub edit: bool,
+    /// Queue of RabbitMQ that it dead-letters to. What is in it (expired, queue full, rejected by foreign consumers, put there by
+    /// other programs) becomes dead letters of this host and is taken out. Nothing is adopted while there is no such queue; the
+    /// host makes none. An empty name switches it off, and so does a topology without the queue, or a route that takes it.
+    pub adopt: String,
+    /// True: a copy of each new dead letter is published to the topics below, as JSON in the manual's shape. Copies wait in the
+    /// store until they are confirmed.
+    pub export: bool,
+    /// Topic for copies of tasks; an empty name: none.
+    pub export_tasks: String,
+    /// Topic for copies of events; an empty name: none.
+    pub export_events: String,
+}
+
+impl Default for Dlq {
+    fn default() -> Self {
+        Self {
+            edit: false,
+            adopt: "helixagent.dlq".into(),
+            export: false,
+            export_tasks: "helixagent.dlq.tasks".into(),
+            export_events: "helixagent.dlq.events".into(),
+        }
+    }
 }
 
 /// (queue or topic, type) → plugin and policy.

@@ -300,3 +300,24 @@ fn a_terminal_is_not_steered_by_a_file() {
     let text = shows("\"\\u001b[31mred\" = 1\n", &["unknown key"]);
     assert!(!text.contains('\u{1b}'));
 }
+
+#[test]
+fn dead_letters_are_adopted_and_exported_only_where_that_can_be() {
+    shows(
+        "[dlq]\nadopt = \"helixagent.dql\"\n",
+        &[
+            "no queue is named `helixagent.dql`",
+            "did you mean `helixagent.dlq`?",
+        ],
+    );
+    shows("[dlq]\nadopt = \"*.dlq\"\n", &["`*.dlq` is a pattern"]);
+    let taken = "[[routes]]\nqueue = \"helixagent.dlq\"\nplugin = \"p\"\n";
+    shows(
+        &format!("[dlq]\nadopt = \"helixagent.dlq\"\n{taken}"),
+        &["a route takes `helixagent.dlq` too (config/helix.toml:3)"],
+    );
+    shows(
+        "[dlq]\nexport = true\nexport_tasks = \"nowhere\"\n",
+        &["no topic is named `nowhere`"],
+    );
+}

@@ -239,3 +239,30 @@ fn every_error_code_has_its_page_and_every_page_its_code() {
         }
     }
 }
+
+#[test]
+fn the_queue_of_dead_letters_is_adopted_unless_something_else_has_it() {
+    let adopts = |helix: &str| loaded(helix, &[], &[]).settings.dlq_adopt;
+    let queue = Some("helixagent.dlq");
+    let route = |queue: &str| format!("[[routes]]\nqueue = \"{queue}\"\nplugin = \"p\"\n");
+    assert_eq!(adopts("").as_deref(), queue);
+    assert_eq!(
+        adopts(&route("helixagent.*")).as_deref(),
+        queue,
+        "no pattern takes it"
+    );
+    assert_eq!(adopts(&route("helixagent.dlq")), None);
+    assert_eq!(adopts("[dlq]\nadopt = \"\"\n"), None);
+    let folder = Folder::new("");
+    folder.write("config/topology.toml", "[[queues]]\nname = \"work\"\n");
+    let settings = folder.load(&[], &[]).unwrap_or_else(|f| panic!("{f}")).settings;
+    assert_eq!(settings.dlq_adopt, None, "it is in no topology");
+
+    let exports = |helix: &str| loaded(helix, &[], &[]).settings.dlq_export;
+    assert_eq!(exports(""), valid::Export::default());
+    let both = exports("[dlq]\nexport = true\n");
+    assert_eq!(both.tasks.as_deref(), Some("helixagent.dlq.tasks"));
+    assert_eq!(both.events.as_deref(), Some("helixagent.dlq.events"));
+    let one = exports("[dlq]\nexport = true\nexport_events = \"\"\n");
+    assert_eq!((one.tasks.is_some(), one.events), (true, None));
+}

@@ -75,6 +75,9 @@ fn what_means_nothing_says_which_and_where() {
         ("digest", "abc", 4),
         ("route", "", 1),
         ("limits", "5", 1),
+        ("text", "", 1),
+        ("text", "% ☃", 1),
+        ("text", "a b c d e f g h i j k l m n o p q", 1),
     ] {
         let (found, text) = fault(name, value);
         assert_eq!(found, at, "{name}={value}: {text}");

@@ -19,6 +19,8 @@ fn letter(kind: MessageKind, raw: RawMessage, route: Option<&str>, reprocessed: 
         raw: RawMessage {
             origin: Origin {
                 kind,
+                // Queues have none.
+                partition: raw.origin.partition.filter(|_| kind == MessageKind::Event),
                 ..raw.origin.clone()
             },
             ..raw
@@ -108,7 +110,9 @@ proptest! {
                 prop_assert_eq!(row.raw.reprocessed(), times + 1);
             }
             Err(Refusal::NoRoute { .. }) => prop_assert!(route.is_none()),
+            Err(Refusal::NoPlace { queue }) => panic!("it came from {queue}"),
             Err(Refusal::RouteGone(_)) => prop_assert!(!there && route.is_some()),
+            Err(Refusal::Withheld(_)) => prop_assert!(false, "no replay had it"),
             Err(Refusal::TooLate { .. }) => prop_assert!(decode::decode(&letter.raw, "", NOW).is_ok_and(|e| e.deadline_ms.is_some())),
         }
     }
@@ -153,20 +157,71 @@ fn what_is_past_its_own_deadline_is_refused_and_the_time_to_live_of_a_queue_begi
     assert_eq!(expires(NOW + 5), Some(NOW + 5));
 }
 
+fn raw(kind: MessageKind, headers: &[(&'static str, &'static str)]) -> RawMessage {
+    RawMessage {
+        origin: Origin {
+            broker: "b".into(),
+            kind,
+            destination: "d".into(),
+            partition: None,
+            offset: None,
+        },
+        body: Some(Bytes::from_static(b"{}")),
+        key: None,
+        headers: headers.iter().copied().collect(),
+        props: Properties::default(),
+        timestamp_ms: None,
+        redelivered: false,
+    }
+}
+
 #[test]
-fn the_count_of_a_quorum_queue_does_not_go_with_it() {
-    let raw = typed(
-        &[("X-Delivery-Count", "3".into()), ("x-death", "[]".into())],
-        None,
-    );
-    let Ok(Plan::Queue(sent)) = plan(&letter(MessageKind::Task, raw, None, 0), |_| false, NOW) else {
-        panic!("a task without a route goes back to its queue");
+fn what_its_broker_knows_of_a_message_stays_behind() {
+    let headers = [
+        ("x-mine", "1"),
+        ("x-death", "[]"),
+        ("x-first-death-queue", "d"),
+        ("X-Delivery-Count", "7"),
+    ];
+    let message = raw(MessageKind::Task, &headers);
+    let Ok(Plan::Queue(sent)) = plan(&letter(MessageKind::Task, message, None, 0), |_| false, NOW) else {
+        panic!("it goes to its queue");
     };
-    assert_eq!(
-        (
-            sent.headers.text("x-delivery-count"),
-            sent.headers.text("x-death")
-        ),
-        (None, Some("[]"))
+    let names: Vec<&str> = sent.headers.iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["x-mine", header::REPROCESSED, header::LETTER]);
+}
+
+#[test]
+fn what_was_found_in_a_queue_of_dead_letters_has_nowhere_to_go() {
+    let found = raw(MessageKind::Task, &[(header::ADOPTED, "d")]);
+    let refused = plan(&letter(MessageKind::Task, found, None, 0), |_| true, NOW);
+    assert_eq!(refused, Err(Refusal::NoPlace { queue: "d".into() }));
+    // Written by its producer, who does not know where it dies.
+    let forged = raw(MessageKind::Task, &[(header::ADOPTED, "elsewhere")]);
+    let Ok(Plan::Queue(sent)) = plan(&letter(MessageKind::Task, forged, None, 0), |_| true, NOW) else {
+        panic!("it goes to its queue");
+    };
+    assert_eq!(sent.headers.get(header::ADOPTED), None);
+}
+
+#[test]
+fn what_failed_without_effects_is_not_sent_again() {
+    let of = |headers: &[(&str, String)]| {
+        let letter = letter(MessageKind::Event, typed(headers, None), Some("r"), 0);
+        plan(&letter, |_| true, NOW)
+    };
+    let replay = ("helix-replay", "job".to_owned());
+    assert!(
+        matches!(of(std::slice::from_ref(&replay)), Ok(Plan::Route(_))),
+        "it had its effects"
     );
+    let denied = ("helix-replay-effects", "denied".to_owned());
+    assert_eq!(of(&[replay, denied]), Err(Refusal::Withheld("job".to_owned())));
+}
+
+#[test]
+fn what_was_read_again_in_a_stream_goes_to_its_route_and_not_back_into_it() {
+    let mut letter = letter(MessageKind::Task, typed(&[], None), Some("r"), 0);
+    letter.raw.origin.partition = Some(0);
+    assert!(matches!(plan(&letter, |_| true, NOW), Ok(Plan::Route(row)) if row.route == "r"));
 }

@@ -17,7 +17,10 @@ pub(in crate::http) async fn list(
     let mut words = words(query)?;
     let limit = limit(&mut words)?;
     let filter = filter(&words, &api)?;
-    let (count, groups) = api.letters.groups(&filter, limit).await?;
-    let groups = groups.into_iter().map(Group::from).collect();
-    Ok(Json(Groups { count, groups }))
+    let found = api.letters.groups(&filter, limit).await?;
+    Ok(Json(Groups {
+        count: found.count,
+        at_least: found.at_least,
+        groups: found.groups.into_iter().map(Group::from).collect(),
+    }))
 }

@@ -90,8 +90,14 @@ pub(in crate::http) async fn create(
     });
     let job = made.await?;
     api.nudge.notify_waiters();
-    tracing::info!(job = %job.id, action = job.action.as_str(), letters = job.total, "job over dead letters made");
-    Ok((StatusCode::CREATED, Json(view(&api, &job))).into_response())
+    tracing::info!(job = %job.id, action = job.action.as_str(), state = job.state.as_str(), letters = job.total, "job over dead letters made");
+    let status = if job.state == JobState::Preparing {
+        // Which letters belong to it is known; they are not all written down yet.
+        StatusCode::ACCEPTED
+    } else {
+        StatusCode::CREATED
+    };
+    Ok((status, Json(view(&api, &job))).into_response())
 }
 
 fn members(
@@ -126,14 +132,15 @@ fn members(
 }
 
 async fn dry_run(api: &Api, action: Action, members: Members) -> Result<DryRun, Problem> {
-    let (count, samples) = match members {
+    let (count, at_least, samples) = match members {
         Members::Matching(filter) => {
             let page = Page {
                 limit: SAMPLES,
                 ..Page::default()
             };
             let found = api.letters.list(&filter, &page).await?;
-            (found.count, found.letters.iter().map(Letter::summary).collect())
+            let samples = found.letters.iter().map(Letter::summary).collect();
+            (found.count, found.at_least, samples)
         }
         Members::Ids(ids) => {
             let (mut count, mut samples) = (0, Vec::new());
@@ -146,13 +153,14 @@ async fn dry_run(api: &Api, action: Action, members: Members) -> Result<DryRun, 
                     }
                 }
             }
-            (count, samples)
+            (count, false, samples)
         }
     };
     Ok(DryRun {
         dry_run: true,
         action: action.as_str().to_owned(),
         count,
+        at_least,
         samples,
     })
 }

@@ -33,6 +33,9 @@ pub use crate::dlq::view::Letter;
 pub(super) struct Listing {
     /// All that match, not just this page.
     count: u64,
+    /// There are more: `count` is of those that were looked at.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    at_least: bool,
     messages: Vec<Letter>,
     next: Option<String>,
 }
@@ -52,6 +55,7 @@ pub(super) async fn list(
     let messages = found.letters.iter().map(Letter::summary).collect();
     Ok(Json(Listing {
         count: found.count,
+        at_least: found.at_least,
         messages,
         next: found.next,
     }))

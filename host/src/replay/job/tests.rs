@@ -52,6 +52,8 @@ fn options(batch_size: usize) -> Options {
 fn replay(stretches: Vec<Stretch>, options: Options) -> Replay {
     let plan = Plan {
         topic: "t".into(),
+        broker: None,
+        route: None,
         target: "t.replay".into(),
         target_partitions: Some(3),
         partitions: 3,
@@ -183,6 +185,70 @@ proptest! {
         prop_assert_eq!(stored.progress.replayed, wanted.len() as u64, "counted once");
         let extra: usize = arrived.values().map(|times| times - 1).sum();
         prop_assert!(extra <= crashes * batch, "{} copies too many after {} crashes", extra, crashes);
+    }
+}
+
+fn fate(kind: u8, replica: &Replica) -> Option<Fate> {
+    match kind {
+        0 => None,
+        1 => Some(Fate::Failed(Failed {
+            partition: 0,
+            offset: replica.raw.origin.offset.unwrap(),
+            id: None,
+            class: "rejected".to_owned(),
+            code: None,
+            reason: "no".to_owned(),
+            letter: None,
+        })),
+        _ => Some(Fate::Done),
+    }
+}
+
+proptest! {
+    /// A host stops in the middle of a batch as often as it likes: what ended before the first that did not is recorded.
+    #[test]
+    fn a_batch_at_a_route_that_ends_in_pieces_is_counted_once(
+        log in log(),
+        kinds in proptest::collection::vec(0u8..4, 0..120),
+        batch in 1usize..8,
+    ) {
+        let stretches = log.iter().enumerate().map(|(partition, offsets)| Stretch {
+            partition: u32::try_from(partition).unwrap(),
+            from: 0,
+            to: offsets.len() as u64,
+        });
+        let mut stored = replay(stretches.collect(), options(batch));
+        let (total, mut kinds) = (stored.total(), kinds.into_iter());
+        let mut ended: BTreeMap<(u32, u64), usize> = BTreeMap::new();
+        let (mut done, mut failed) = (0, 0);
+        'lives: loop {
+            let mut job = Job::new(stored.clone());
+            while let Some(next) = job.next() {
+                let sifted = job.sift(next, read(&log, next, 8), 0);
+                let fates: Vec<Option<Fate>> =
+                    sifted.send.iter().map(|replica| fate(kinds.next().unwrap_or(2), replica)).collect();
+                for (replica, _) in sifted.send.iter().zip(&fates).filter(|(_, fate)| fate.is_some()) {
+                    let offset = replica.raw.origin.offset.unwrap();
+                    *ended.entry((next.partition, offset)).or_default() += 1;
+                }
+                let whole = fates.iter().all(Option::is_some);
+                let handed = job.handed(sifted, fates, false);
+                prop_assert_eq!(handed.ended, whole);
+                (done, failed) = (done + handed.done, failed + handed.failed);
+                prop_assert!(job.progress().done() <= total);
+                stored.progress = job.progress().clone();
+                if !whole {
+                    continue 'lives;
+                }
+            }
+            break;
+        }
+        let wanted = log.iter().flatten().filter(|offset| **offset == Some(true)).count();
+        prop_assert_eq!(stored.progress.done(), total);
+        prop_assert_eq!((stored.progress.replayed, stored.progress.failed), (done, failed));
+        prop_assert_eq!(done + failed, wanted as u64, "counted once");
+        prop_assert_eq!(ended.len(), wanted, "each has ended");
+        prop_assert!(stored.progress.failures.len() <= FAILURES);
     }
 }
 

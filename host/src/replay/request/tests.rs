@@ -79,7 +79,15 @@ fn each_wrong_field_is_named() {
             "to_offsets",
         ),
         (json!({ "target_topic": "t" }), "target_topic"),
-        (json!({ "target_route": "r" }), "target_route"),
+        (
+            json!({ "target_route": "r", "target_topic": "x" }),
+            "target_route",
+        ),
+        (
+            json!({ "options": { "side_effects": true } }),
+            "options.side_effects",
+        ),
+        (json!({ "broker": "a\u{0}b" }), "broker"),
         (json!({ "options": { "batch_size": 1001 } }), "options.batch_size"),
         (json!({ "options": { "rate": 0 } }), "options.rate"),
         (

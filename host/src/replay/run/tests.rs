@@ -13,10 +13,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::super::routes::{Order, Routes, Waits};
 use super::*;
-use crate::broker::{Bounds, Publisher};
+use crate::broker::{Bounds, Comparison, Destination, Publisher, Topology};
 use crate::model::raw::Properties;
-use crate::model::replay::{Filter, Options, Plan, Progress, Stretch};
+use crate::model::replay::{Failed, Fate, Filter, Options, Plan, Progress, RouteTarget, Stretch};
 use crate::model::{Headers, MessageKind, Origin, Outgoing, SystemClock, UnixMs, UuidIds};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Replays, Submitted};
@@ -99,16 +100,112 @@ impl Publisher for Target {
     }
 }
 
+/// There is nothing to make.
+struct NoTopology;
+
+#[async_trait]
+impl Topology for NoTopology {
+    async fn compare(&self, _: &Destination) -> Result<Comparison, Error> {
+        panic!("the target is there")
+    }
+
+    async fn create(&self, _: &Destination) -> Result<(), Error> {
+        panic!("the target is there")
+    }
+
+    async fn depth(&self, _: MessageKind, _: &str) -> Result<u64, Error> {
+        panic!("nobody asks")
+    }
+}
+
+/// What a route does with one message.
+enum Does {
+    Says(Fate),
+    /// Goes on until it is told to stop.
+    WaitsForTheEnd,
+}
+
+type Handler = Box<dyn Fn(u64) -> Result<Does, Waits> + Send + Sync>;
+
+/// A route whose handler does as it is told, by offset; keeps what it was given.
+struct Handlers {
+    handler: Handler,
+    got: Mutex<Vec<u64>>,
+}
+
+#[async_trait]
+impl Routes for Handlers {
+    fn kind(&self, _: &str) -> Option<MessageKind> {
+        Some(MessageKind::Event)
+    }
+
+    async fn hand_over(&self, order: &Order, batch: Vec<RawMessage>) -> Result<Vec<Option<Fate>>, Waits> {
+        let mut fates = Vec::new();
+        for raw in &batch {
+            assert_eq!(raw.headers.text("helix-replay"), Some("r"));
+            assert_eq!(raw.headers.text("helix-replay-effects"), Some("denied"));
+            let offset = raw.origin.offset.unwrap();
+            match (self.handler)(offset)? {
+                Does::Says(fate) => fates.push(Some(fate)),
+                Does::WaitsForTheEnd => {
+                    self.got.lock().unwrap().push(offset);
+                    order.stop.cancelled().await;
+                    fates.push(None);
+                    continue;
+                }
+            }
+            self.got.lock().unwrap().push(offset);
+        }
+        Ok(fates)
+    }
+}
+
+fn failed(offset: u64) -> Does {
+    Does::Says(Fate::Failed(Failed {
+        partition: 0,
+        offset,
+        id: Some(offset.to_string()),
+        class: "rejected".to_owned(),
+        code: None,
+        reason: format!("no {offset}"),
+        letter: Some(format!("letter {offset}")),
+    }))
+}
+
 struct Scene {
     _folder: tempfile::TempDir,
     store: SqliteStore,
     target: Arc<Target>,
+    routes: Arc<Handlers>,
     desk: Arc<Desk>,
     replay: Replay,
 }
 
 impl Scene {
     async fn new(failing_reads: usize, answer: Answer) -> Self {
+        let never: Handler = Box::new(|_| panic!("a topic is the target"));
+        Self::with(failing_reads, answer, None, never).await
+    }
+
+    async fn at_a_route(handler: Handler) -> Self {
+        let route = RouteTarget {
+            name: "work".to_owned(),
+            side_effects: false,
+        };
+        let never: Answer = Box::new(|_, _| panic!("a route is the target"));
+        Self::with(0, never, Some(route), handler).await
+    }
+
+    async fn with(
+        failing_reads: usize,
+        answer: Answer,
+        route: Option<RouteTarget>,
+        handler: Handler,
+    ) -> Self {
+        let routes = Arc::new(Handlers {
+            handler,
+            got: Mutex::default(),
+        });
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&folder.path().join("store.db"), Arc::new(SystemClock))
             .await
@@ -122,11 +219,15 @@ impl Scene {
         });
         let desk = Arc::new(Desk {
             store: Arc::new(store.clone()),
-            scan: Some(Arc::new(Topic {
-                failures: AtomicUsize::new(failing_reads),
-            })),
-            publisher: Arc::<Target>::clone(&target),
-            topology: None,
+            places: vec![Place {
+                broker: "k".into(),
+                scan: Arc::new(Topic {
+                    failures: AtomicUsize::new(failing_reads),
+                }),
+                publisher: Arc::<Target>::clone(&target),
+                topology: Arc::new(NoTopology),
+            }],
+            routes: Arc::<Handlers>::clone(&routes),
             clock: Arc::new(SystemClock),
             ids: Arc::new(UuidIds),
             metrics: Arc::new(Metrics::new().unwrap()),
@@ -134,6 +235,8 @@ impl Scene {
         });
         let plan = Plan {
             topic: "t".into(),
+            broker: None,
+            route,
             target: "t.replay".into(),
             target_partitions: Some(1),
             partitions: 1,
@@ -169,6 +272,7 @@ impl Scene {
             _folder: folder,
             store,
             target,
+            routes,
             desk,
             replay,
         }
@@ -280,4 +384,124 @@ async fn a_host_that_stops_lets_go() {
     let found = scene.store.find("r").await.unwrap().unwrap();
     assert_eq!(found.status, ReplayStatus::Pending);
     assert!(scene.got().is_empty());
+}
+
+#[tokio::test]
+async fn what_a_route_gives_up_on_counts_as_failed_with_its_result_and_the_rest_goes_on() {
+    let scene = Scene::at_a_route(Box::new(|offset| {
+        Ok(if offset % 3 == 0 {
+            failed(offset)
+        } else {
+            Does::Says(Fate::Done)
+        })
+    }))
+    .await;
+    let ended = scene.run().await;
+    assert_eq!(ended.status, ReplayStatus::Completed);
+    let progress = &ended.progress;
+    assert_eq!((progress.replayed, progress.failed), (26, 14));
+    let last: Vec<u64> = progress.failures.iter().map(|failed| failed.offset).collect();
+    assert_eq!(
+        last,
+        (12..OFFSETS).filter(|n| n % 3 == 0).collect::<Vec<_>>(),
+        "the last ten"
+    );
+    assert!(progress.error.as_ref().unwrap().contains("no 39"), "{progress:?}");
+    assert_eq!(
+        *scene.routes.got.lock().unwrap(),
+        (0..OFFSETS).collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test]
+async fn without_its_route_it_is_let_go_of_and_says_what_it_waits_for() {
+    let gone = AtomicUsize::new(1);
+    let scene = Scene::at_a_route(Box::new(move |_| {
+        match gone.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)) {
+            Ok(_) => Err(Waits("no route `work`".to_owned())),
+            Err(_) => Ok(Does::Says(Fate::Done)),
+        }
+    }))
+    .await;
+    let waits = scene.run().await;
+    assert_eq!(
+        (waits.status, waits.progress.replayed),
+        (ReplayStatus::Running, 0)
+    );
+    assert_eq!(waits.progress.error.as_deref(), Some("no route `work`"));
+    // Whoever looks takes it when the short lease is over, long before an ordinary one would be.
+    let deadline = Instant::now() + LEASE / 2;
+    let again = loop {
+        assert!(Instant::now() < deadline, "it is still held");
+        match scene.store.take("next", LEASE).await.unwrap() {
+            Some(replay) => break replay,
+            None => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    };
+    let desk = Arc::clone(&scene.desk);
+    run_one(desk, again, "next".to_owned(), CancellationToken::new()).await;
+    let ended = scene.store.find("r").await.unwrap().unwrap();
+    assert_eq!(
+        (ended.status, ended.progress.replayed),
+        (ReplayStatus::Completed, OFFSETS)
+    );
+    assert_eq!(ended.progress.error, None, "what is over is not told any more");
+}
+
+/// Offsets 0 to 13 end, 14 does not, 15 and later do.
+fn hangs_at_14() -> Handler {
+    Box::new(|offset| {
+        Ok(if offset == 14 {
+            Does::WaitsForTheEnd
+        } else {
+            Does::Says(Fate::Done)
+        })
+    })
+}
+
+#[tokio::test]
+async fn a_host_that_stops_records_what_ended_before_the_first_that_did_not() {
+    let scene = Scene::at_a_route(hangs_at_14()).await;
+    let stop = CancellationToken::new();
+    let work = tokio::spawn(run_one(
+        Arc::clone(&scene.desk),
+        scene.replay.clone(),
+        "h".to_owned(),
+        stop.clone(),
+    ));
+    while !scene.routes.got.lock().unwrap().contains(&14) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stop.cancel();
+    work.await.unwrap();
+    let found = scene.store.find("r").await.unwrap().unwrap();
+    assert_eq!(
+        (found.status, found.progress.replayed, found.progress.next),
+        (ReplayStatus::Pending, 14, vec![14])
+    );
+}
+
+#[tokio::test]
+async fn a_cancel_ends_a_batch_whose_handlers_take_their_time_and_counts_those_that_ended() {
+    let scene = Scene::at_a_route(hangs_at_14()).await;
+    let work = tokio::spawn(run_one(
+        Arc::clone(&scene.desk),
+        scene.replay.clone(),
+        "h".to_owned(),
+        CancellationToken::new(),
+    ));
+    while !scene.routes.got.lock().unwrap().contains(&14) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    scene.store.cancel("r").await.unwrap();
+    tokio::time::timeout(LEASE / 2, work)
+        .await
+        .expect("it ends by itself")
+        .unwrap();
+    let found = scene.store.find("r").await.unwrap().unwrap();
+    assert_eq!(
+        (found.status, found.progress.replayed),
+        (ReplayStatus::Cancelled, 19)
+    );
+    assert_eq!(*scene.routes.got.lock().unwrap(), (0..20).collect::<Vec<_>>());
 }

@@ -23,8 +23,17 @@ const SESSION: &str = "
     SET statement_timeout = '8s';
     SET lock_timeout = '5s';
     SET idle_in_transaction_session_timeout = '15s';
+    SET jit = off;
     SELECT set_config('synchronous_commit', 'on', false)
      WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply');
+";
+/// Said to readers besides. Everything that is read has its index; a plan that walks a table of a million letters because the server's
+/// statistics are from when it had ten, or that sorts what an index has in order, is what must not happen.
+const READING: &str = "
+    SET enable_seqscan = off;
+    SET enable_hashjoin = off;
+    SET enable_mergejoin = off;
+    SET enable_sort = off;
 ";
 /// Building an index may take its time, and so may waiting for another host that does.
 const MIGRATION: &str = "SET statement_timeout = '10min'; SET lock_timeout = '10min';";
@@ -116,7 +125,10 @@ impl Target {
             .acquire_slow_threshold(2 * ACQUIRE)
             .after_connect(move |connection, _| {
                 let target = target.clone();
-                Box::pin(async move { target.introduce(connection).await })
+                Box::pin(async move {
+                    target.introduce(connection).await?;
+                    sqlx::raw_sql(READING).execute(connection).await.map(drop)
+                })
             })
             .after_release(|connection, _| {
                 Box::pin(async move {

@@ -1,14 +1,14 @@
 //! A message that failed for good gets its row, or comes back to the one it has.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use sqlx::{AssertSqlSafe, QueryBuilder};
 
-use super::engine::{Connection, Database, FOR_UPDATE, failed};
+use super::engine::{Connection, Database, FOR_UPDATE, failed, keep_words, number};
 use super::row::column;
 use super::tally::{Kind, Tally};
-use super::text::{stored, text};
-use super::{Error, codec, int, letters, small, trail, uint};
+use super::text::{maybe_text, stored, text};
+use super::{Error, codec, int, letters, small, trail, uint, words};
 use crate::model::{Attempt, DeadLetter, Fingerprint, LetterState, UnixMs};
 use crate::store::Note;
 
@@ -26,6 +26,11 @@ struct Row {
     message: Vec<u8>,
     /// As it is counted.
     kind: Kind,
+    /// None: its words are not in the index, which the next start makes up for.
+    number: Option<i64>,
+    /// What of its words may become others.
+    reason: String,
+    code: Option<String>,
 }
 
 /// Letters in one statement. Each number is a statement of its own, which the server reads once.
@@ -128,6 +133,11 @@ async fn enter(
     .execute(&mut *on)
     .await
     .map_err(failed)?;
+    if let Some(number) = row.number
+        && (row.reason != letter.reason || row.code != letter.code)
+    {
+        keep_words(on, &[(number, words::of_letter(letter))]).await?;
+    }
     tally.count(row.kind.clone(), row.state, -1);
     tally.count(row.kind.in_group(group), letter.state, 1);
     if row.state != letter.state {
@@ -171,7 +181,7 @@ async fn row_of(on: &mut Connection, letter: &DeadLetter) -> Result<Option<Row>,
 async fn find(on: &mut Connection, id: &str) -> Result<Option<Row>, Error> {
     // Two hosts that enter it at once must not both work from what it was before.
     let sql = format!(
-        "SELECT state, attempts, earlier, reprocessed, message, grp, destination, message_type
+        "SELECT state, attempts, earlier, reprocessed, message, grp, destination, message_type, number, reason, code
          FROM dead_letters WHERE id = $1{FOR_UPDATE}"
     );
     let found = sqlx::query(AssertSqlSafe(sql))
@@ -189,6 +199,9 @@ async fn find(on: &mut Connection, id: &str) -> Result<Option<Row>, Error> {
         reprocessed: small(column(&found, "reprocessed")?),
         message: column(&found, "message")?,
         kind: letters::kind(&found)?,
+        number: column(&found, "number")?,
+        reason: text(&found, "reason")?,
+        code: maybe_text(&found, "code")?,
     }))
 }
 
@@ -200,7 +213,7 @@ async fn insert(
 ) -> Result<HashSet<String>, Error> {
     let mut query: QueryBuilder<Database> = QueryBuilder::new(
         "INSERT INTO dead_letters (id, destination, message_id, message_type, route, plugin, digest, class, reason, code,
-                                   attempts, first_failure_ms, last_failure_ms, trace_id, state, message, reprocessed, grp) ",
+                                   attempts, first_failure_ms, last_failure_ms, trace_id, state, message, reprocessed, grp, number) ",
     );
     let mut rows = Vec::with_capacity(letters.len());
     for letter in letters {
@@ -211,37 +224,50 @@ async fn insert(
         ));
     }
     let maybe = |text: &Option<String>| text.as_deref().map(|text| stored(text).into_owned());
-    query.push_values(&rows, |mut row, (letter, print, attempts)| {
-        row.push_bind(stored(&letter.id).into_owned())
-            .push_bind(stored(&letter.raw.origin.destination).into_owned())
-            .push_bind(maybe(&letter.message_id))
-            .push_bind(maybe(&letter.message_type))
-            .push_bind(maybe(&letter.route))
-            .push_bind(maybe(&letter.plugin))
-            .push_bind(maybe(&letter.digest))
-            .push_bind(letter.class.as_str())
-            .push_bind(stored(&letter.reason).into_owned())
-            .push_bind(maybe(&letter.code))
-            .push_bind(attempts.clone())
-            .push_bind(int(letter.first_failure_ms))
-            .push_bind(int(letter.last_failure_ms))
-            .push_bind(maybe(&letter.trace_id))
-            .push_bind(letter.state.as_str())
-            .push_bind(codec::write(&letter.raw))
-            .push_bind(i64::from(letter.reprocessed))
-            .push_bind(print.group.clone());
-    });
-    query.push(" ON CONFLICT (id) DO NOTHING RETURNING id");
-    let found = query.build().fetch_all(on).await.map_err(failed)?;
-    let new: HashSet<String> = found
+    query.push_values(
+        rows.iter().enumerate(),
+        |mut row, (place, (letter, print, attempts))| {
+            row.push_bind(stored(&letter.id).into_owned())
+                .push_bind(stored(&letter.raw.origin.destination).into_owned())
+                .push_bind(maybe(&letter.message_id))
+                .push_bind(maybe(&letter.message_type))
+                .push_bind(maybe(&letter.route))
+                .push_bind(maybe(&letter.plugin))
+                .push_bind(maybe(&letter.digest))
+                .push_bind(letter.class.as_str())
+                .push_bind(stored(&letter.reason).into_owned())
+                .push_bind(maybe(&letter.code))
+                .push_bind(attempts.clone())
+                .push_bind(int(letter.first_failure_ms))
+                .push_bind(int(letter.last_failure_ms))
+                .push_bind(maybe(&letter.trace_id))
+                .push_bind(letter.state.as_str())
+                .push_bind(codec::write(&letter.raw))
+                .push_bind(i64::from(letter.reprocessed))
+                .push_bind(print.group.clone())
+                .push(number(place));
+        },
+    );
+    query.push(" ON CONFLICT (id) DO NOTHING RETURNING id, number");
+    let found = query.build().fetch_all(&mut *on).await.map_err(failed)?;
+    let numbers: HashMap<String, i64> = found
         .iter()
-        .map(|row| text(row, "id"))
-        .collect::<Result<_, _>>()?;
-    for (letter, print, _) in rows.into_iter().filter(|(letter, ..)| new.contains(&letter.id)) {
+        .map(|row| Ok((text(row, "id")?, column(row, "number")?)))
+        .collect::<Result<_, Error>>()?;
+    let mut kept = Vec::with_capacity(numbers.len());
+    for (letter, print, _) in rows {
+        let Some(number) = numbers.get(&letter.id) else {
+            continue;
+        };
+        kept.push((*number, words::of_letter(letter)));
         let destination = letter.raw.origin.destination.to_string();
         let kind = Kind::new(print.group.clone(), destination, letter.message_type.as_deref());
         tally.count(kind, letter.state, 1);
+        tally.entered(letter);
         tally.seen(print, letter);
     }
-    Ok(new)
+    if !kept.is_empty() {
+        keep_words(on, &kept).await?;
+    }
+    Ok(numbers.into_keys().collect())
 }

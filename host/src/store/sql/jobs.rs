@@ -7,26 +7,30 @@ use sqlx::QueryBuilder;
 
 use super::engine::{Connection, Row, answered, failed};
 use super::op::{Done, Op as WriterOp};
+use super::prepare::{self, Next, Piece};
 use super::row::{column, corrupt};
 use super::tally::Tally;
 use super::text::{maybe_text, stored, text};
-use super::{Error, Store, change, int, letters, matching, small, uint};
+use super::{Error, Store, change, int, letters, small, uint};
+use crate::model::UnixMs;
 use crate::model::clock::duration_ms;
-use crate::model::{LetterState, UnixMs};
+use crate::planted::{self, Bug};
 use crate::store::{
-    Change, Changed, Ending, Job, JobResult, JobState, Jobs, LetterFilter, Member, Members, NewJob, Note,
-    Standing,
+    Change, Changed, Ending, Job, JobResult, JobState, Jobs, Member, Members, NewJob, Note, Standing,
 };
 
-/// Letters of one job. Making one writes a row for each, in one transaction that everybody else waits for.
-const MAX_LETTERS: i64 = 1_000_000;
+/// Letters of one job; there is a row for each.
+pub(super) const MAX_LETTERS: i64 = 1_000_000;
 /// Jobs that ended are kept, with their results, until there are more than this.
 const KEPT: i64 = 100;
+/// Results that one new job makes room of at most.
+const FORGOTTEN: i64 = 5_000;
 /// Rows in one answer.
 const MAX_PAGE: usize = 1000;
 
 pub(super) enum Op {
     Create(Box<NewJob>),
+    Prepare(Box<Piece>),
     Take {
         holder: String,
         lease: Duration,
@@ -73,6 +77,10 @@ impl Op {
     ) -> Result<Done, Error> {
         match self {
             Self::Create(job) => create(on, job, now).await.map(some),
+            Self::Prepare(piece) => {
+                let job = prepare::write(on, piece, now).await?;
+                Ok(Done::Job(job.map(Box::new)))
+            }
             Self::Take { holder, lease } => take(on, (holder, host), *lease, now).await,
             Self::Renew {
                 job,
@@ -83,7 +91,7 @@ impl Op {
                 let until = int(now.saturating_add(duration_ms(*lease)));
                 let renewed = sqlx::query(
                     "UPDATE redrive_jobs SET lease_until_ms = $3, trouble = $4
-                     WHERE seq = $1 AND state = 'running' AND holder = $2",
+                     WHERE seq = $1 AND state IN ('running', 'preparing') AND holder = $2",
                 )
                 .bind(job)
                 .bind(stored(holder))
@@ -129,12 +137,13 @@ macro_rules! columns {
          started_ms, ended_ms, cancelled_by, trouble"
     };
 }
+pub(super) use columns;
 
 fn some(job: Job) -> Done {
     Done::Job(Some(Box::new(job)))
 }
 
-fn job(row: &Row) -> Result<Job, Error> {
+pub(super) fn job(row: &Row) -> Result<Job, Error> {
     let id = text(row, "id")?;
     let time = |name: &str| Ok::<_, Error>(column::<Option<i64>>(row, name)?.map(uint));
     Ok(Job {
@@ -161,10 +170,18 @@ fn job(row: &Row) -> Result<Job, Error> {
 
 async fn create(on: &mut Connection, new: &NewJob, now: UnixMs) -> Result<Job, Error> {
     forget_old(on).await?;
-    let seq: i64 = sqlx::query_scalar(
-        "INSERT INTO redrive_jobs (id, action, filter, rate, force, reason, actor, state, total, created_ms)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, 'pending', 0, $8) RETURNING seq",
-    )
+    let members = match &new.members {
+        Members::Matching(filter) => {
+            Some(serde_json::to_string(filter).map_err(|e| Error::Storage(e.to_string()))?)
+        }
+        Members::Ids(_) => None,
+    };
+    let row = sqlx::query(concat!(
+        "INSERT INTO redrive_jobs (id, action, filter, rate, force, reason, actor, state, total, created_ms, members, bound)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $9 IS NULL THEN 'pending' ELSE 'preparing' END, 0, $8, $9,
+                 (SELECT MAX(number) FROM dead_letters)) RETURNING ",
+        columns!()
+    ))
     .bind(stored(&new.id))
     .bind(new.action.as_str())
     .bind(new.filter.as_deref().map(stored))
@@ -173,13 +190,15 @@ async fn create(on: &mut Connection, new: &NewJob, now: UnixMs) -> Result<Job, E
     .bind(new.reason.as_deref().map(stored))
     .bind(stored(&new.actor))
     .bind(int(now))
+    .bind(members.as_deref().map(stored))
     .fetch_one(&mut *on)
     .await
     .map_err(failed)?;
-    let total = match &new.members {
-        Members::Matching(filter) => add_matching(on, seq, filter).await?,
-        Members::Ids(ids) => add_ids(on, seq, ids).await?,
+    let Members::Ids(ids) = &new.members else {
+        return job(&row);
     };
+    let seq: i64 = column(&row, "seq")?;
+    let total = add_ids(on, seq, ids).await?;
     // A job over nothing has nothing to wait for.
     let row = sqlx::query(concat!(
         "UPDATE redrive_jobs SET total = $2, state = CASE WHEN $2 = 0 THEN 'completed' ELSE state END,
@@ -196,49 +215,34 @@ async fn create(on: &mut Connection, new: &NewJob, now: UnixMs) -> Result<Job, E
     job(&row)
 }
 
-/// Of the job that ended first, at each new one.
+/// Of the job that ended first, at each new one: some of its results, and itself when it has none left.
 async fn forget_old(on: &mut Connection) -> Result<(), Error> {
     let old: Option<i64> = sqlx::query_scalar(
-        "SELECT seq FROM redrive_jobs WHERE state NOT IN ('pending', 'running') ORDER BY seq DESC LIMIT 1 OFFSET $1",
+        "SELECT MIN(seq) FROM redrive_jobs WHERE state NOT IN ('preparing', 'pending', 'running') HAVING COUNT(*) >= $1",
     )
-    .bind(KEPT - 1)
+    .bind(KEPT)
     .fetch_optional(&mut *on)
     .await
-    .map_err(failed)?;
+    .map_err(failed)?
+    .flatten();
     let Some(old) = old else { return Ok(()) };
-    for statement in [
-        "DELETE FROM redrive_members WHERE job = $1",
-        "DELETE FROM redrive_jobs WHERE seq = $1",
-    ] {
-        sqlx::query(statement)
-            .bind(old)
-            .execute(&mut *on)
-            .await
-            .map_err(failed)?;
-    }
+    sqlx::query(
+        "DELETE FROM redrive_members WHERE job = $1 AND place IN
+             (SELECT place FROM redrive_members WHERE job = $1 ORDER BY place LIMIT $2)",
+    )
+    .bind(old)
+    .bind(FORGOTTEN)
+    .execute(&mut *on)
+    .await
+    .map_err(failed)?;
+    sqlx::query(
+        "DELETE FROM redrive_jobs WHERE seq = $1 AND NOT EXISTS (SELECT 1 FROM redrive_members WHERE job = $1)",
+    )
+    .bind(old)
+    .execute(on)
+    .await
+    .map_err(failed)?;
     Ok(())
-}
-
-async fn add_matching(on: &mut Connection, job: i64, filter: &LetterFilter) -> Result<i64, Error> {
-    let filter = LetterFilter {
-        state: Some(LetterState::Dead),
-        open: true,
-        ..filter.clone()
-    };
-    let mut query = QueryBuilder::new("INSERT INTO redrive_members (job, place, letter) SELECT ");
-    query.push_bind(job);
-    query.push(", ROW_NUMBER() OVER (ORDER BY first_failure_ms, id), id FROM dead_letters");
-    matching::letters(&mut query, &filter);
-    // One more than may be tells that there are more.
-    query.push(" LIMIT ").push_bind(MAX_LETTERS + 1);
-    let added = query.build().execute(on).await.map_err(failed)?.rows_affected();
-    let added = i64::try_from(added).unwrap_or(i64::MAX);
-    if added > MAX_LETTERS {
-        return Err(Error::Invalid(format!(
-            "more than {MAX_LETTERS} letters match, which is the most that one job takes; narrow the filter, for example with `until`"
-        )));
-    }
-    Ok(added)
 }
 
 async fn add_ids(on: &mut Connection, job: i64, ids: &[String]) -> Result<i64, Error> {
@@ -277,13 +281,15 @@ async fn take(
 ) -> Result<Done, Error> {
     // Said twice, so that of two hosts that look at the same time the second one finds that it is taken.
     let row = sqlx::query(concat!(
-        "UPDATE redrive_jobs SET state = 'running', holder = $1, lease_until_ms = $2, host = $4,
-             started_ms = COALESCE(started_ms, $3)
+        "UPDATE redrive_jobs SET holder = $1, lease_until_ms = $2, host = $4,
+             state = CASE WHEN state = 'preparing' THEN state ELSE 'running' END,
+             started_ms = CASE WHEN state = 'preparing' THEN NULL ELSE COALESCE(started_ms, $3) END
          WHERE seq = (SELECT j.seq FROM redrive_jobs j
-                      WHERE j.state = 'pending'
-                         OR (j.state = 'running' AND (j.lease_until_ms IS NULL OR j.lease_until_ms <= $3))
+                      WHERE j.state = 'pending' OR (j.state IN ('running', 'preparing')
+                                                    AND (j.lease_until_ms IS NULL OR j.lease_until_ms <= $3))
                       ORDER BY j.seq LIMIT 1)
-           AND (state = 'pending' OR (state = 'running' AND (lease_until_ms IS NULL OR lease_until_ms <= $3)))
+           AND (state = 'pending' OR (state IN ('running', 'preparing')
+                                      AND (lease_until_ms IS NULL OR lease_until_ms <= $3)))
          RETURNING ",
         columns!()
     ))
@@ -311,7 +317,7 @@ async fn end(
     };
     let ended = sqlx::query(
         "UPDATE redrive_jobs SET state = $3, ended_ms = $4, trouble = $5, holder = NULL, lease_until_ms = NULL
-         WHERE seq = $1 AND state = 'running' AND holder = $2",
+         WHERE seq = $1 AND state IN ('running', 'preparing') AND holder = $2",
     )
     .bind(job)
     .bind(stored(holder))
@@ -328,7 +334,7 @@ async fn cancel(on: &mut Connection, id: &str, actor: &str, now: UnixMs) -> Resu
     sqlx::query(
         "UPDATE redrive_jobs SET state = 'cancelled', ended_ms = $2, holder = NULL, lease_until_ms = NULL,
              trouble = NULL, cancelled_by = $3
-         WHERE id = $1 AND state IN ('pending', 'running')",
+         WHERE id = $1 AND state IN ('preparing', 'pending', 'running')",
     )
     .bind(stored(id))
     .bind(int(now))
@@ -354,7 +360,7 @@ async fn change_member(
     tally: &mut Tally,
 ) -> Result<Changed, Error> {
     let begins = matches!(change, Change::Claim { .. } | Change::Discard);
-    if begins && !is_ours(on, member).await? {
+    if begins && !planted::is(Bug::CancelOnlyFlipsAFlag) && !is_ours(on, member).await? {
         return Ok(Changed::Stopped);
     }
     let changed = change::change(on, letter, change, note, host, now, tally).await?;
@@ -418,7 +424,7 @@ async fn result(
 pub(super) async fn let_all_go(on: &mut Connection, host: &str) -> Result<(), Error> {
     sqlx::query(
         "UPDATE redrive_jobs SET holder = NULL, lease_until_ms = NULL
-         WHERE state = 'running' AND (host = $1 OR host IS NULL)",
+         WHERE state IN ('running', 'preparing') AND (host = $1 OR host IS NULL)",
     )
     .bind(host)
     .execute(on)
@@ -453,8 +459,30 @@ impl Store {
 #[async_trait]
 impl Jobs for Store {
     async fn create(&self, job: NewJob) -> Result<Job, Error> {
+        if let Members::Matching(filter) = &job.members {
+            prepare::check(self.readers(), filter).await?;
+        }
         let made = self.job_op(Op::Create(Box::new(job))).await?;
-        made.ok_or_else(|| Error::Storage("the job was not made".to_owned()))
+        let made = made.ok_or_else(|| Error::Storage("the job was not made".to_owned()))?;
+        if made.state != JobState::Preparing {
+            return Ok(made);
+        }
+        // Nearly always that is all of it. It is made, whatever comes of this.
+        match self.prepare(made.number).await {
+            Ok(Some(prepared)) => Ok(prepared),
+            Ok(None) => Ok(made),
+            Err(error) => {
+                tracing::debug!(job = %made.id, %error, "its letters are written down later");
+                Ok(made)
+            }
+        }
+    }
+
+    async fn prepare(&self, number: u64) -> Result<Option<Job>, Error> {
+        match prepare::next(self.readers(), int(number)).await? {
+            Next::Piece(piece) => self.job_op(Op::Prepare(piece)).await,
+            Next::Nothing(job) => Ok(job.map(|job| *job)),
+        }
     }
 
     async fn job(&self, id: &str) -> Result<Option<Job>, Error> {
@@ -518,7 +546,7 @@ impl Jobs for Store {
         // Asked often, and nearly always for nothing.
         let query = sqlx::query_scalar(
             "SELECT EXISTS (SELECT 1 FROM redrive_jobs WHERE state = 'pending'
-                 OR (state = 'running' AND (lease_until_ms IS NULL OR lease_until_ms <= $1)))",
+                 OR (state IN ('running', 'preparing') AND (lease_until_ms IS NULL OR lease_until_ms <= $1)))",
         )
         .bind(int(now));
         let any: bool = answered(query.fetch_one(self.readers())).await?;

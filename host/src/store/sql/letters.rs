@@ -1,5 +1,7 @@
 //! Dead letters: their SQL, and the seam [`DeadLetters`].
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -8,18 +10,21 @@ use serde::de::DeserializeOwned;
 use sqlx::QueryBuilder;
 
 use super::change::Over;
-use super::engine::{Row, SNAPSHOT, answered};
+use super::engine::{Connection, Row, SNAPSHOT, answered, bounded, failed};
+use super::find::{self, Count, Spot};
 use super::op::{Done, Op};
 use super::row::{column, corrupt};
 use super::tally::Kind;
 use super::text::{maybe_text, stored, text};
-use super::{Error, Store, codec, groups, int, matching, small, trail, uint};
+use super::{Error, Store, codec, groups, int, small, trail, uint, words};
 use crate::model::DeadLetter;
-use crate::store::{Change, Changed, DeadLetters, Entry, Group, LetterFilter, LetterPage, Note, Page};
+use crate::store::{Change, Changed, DeadLetters, Entry, Groups, LetterFilter, LetterPage, Note, Page};
 
 /// Letters in a page whose caller did not say.
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
+/// Rows that are skipped are read.
+const MAX_OFFSET: usize = 10_000;
 
 /// What [`letter()`] reads. By name: a newer host may add columns while this one runs, and Postgres refuses a prepared `*`
 /// that means something else than before.
@@ -67,18 +72,79 @@ pub(super) fn word<T: DeserializeOwned + Serialize>(text: &str) -> Option<T> {
     serde_json::from_value(serde_json::Value::String(text.to_owned())).ok()
 }
 
-/// The place after a letter: its last failure and id.
-fn cursor(letter: &DeadLetter) -> String {
-    URL_SAFE_NO_PAD.encode(format!("{}:{}", letter.last_failure_ms, letter.id))
+/// A place in a list, for somebody to come back to it.
+fn cursor(spot: &Spot) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{}:{}", spot.at, spot.id))
 }
 
-fn place(cursor: &str) -> Option<(i64, String)> {
-    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
-    let (last_failure, id) = text.split_once(':')?;
-    Some((last_failure.parse().ok()?, id.to_owned()))
+fn place(cursor: &str) -> Result<Spot, Error> {
+    let place = || {
+        let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
+        let (at, id) = text.split_once(':')?;
+        Some(Spot {
+            at: at.parse().ok()?,
+            id: id.to_owned(),
+        })
+    };
+    // As ids are kept, none has a U+0000.
+    place()
+        .filter(|spot| !spot.id.contains('\0'))
+        .ok_or_else(|| Error::Invalid("the cursor is none that `next` gave".to_owned()))
 }
 
-/// A page without a limit has 100 letters; more than 1000 is 1000. `offset` counts from the cursor on.
+/// What a page shows, and where the next one begins.
+struct Listed {
+    spots: Vec<Spot>,
+    next: Option<Spot>,
+    count: Count,
+}
+
+async fn listed(
+    on: &mut Connection,
+    filter: &LetterFilter,
+    after: Option<&Spot>,
+    (skip, limit): (usize, usize),
+) -> Result<Listed, Error> {
+    // One more than asked for tells whether there is a next page.
+    let want = skip + limit + 1;
+    let (mut spots, count, ended) = if let Some(sought) = words::sought(filter)? {
+        let filter = words::without_text(filter);
+        let found = words::newest(on, (&filter, &sought), after, want).await?;
+        let spots = found.hits.into_iter().map(|hit| hit.spot).collect();
+        (spots, found.count, found.ended)
+    } else {
+        let count = find::count(on, filter).await?;
+        // Where the counts know that there are none, nobody looks for them.
+        let spots = match count.letters {
+            0 => Vec::new(),
+            _ => find::newest(on, filter, after, want).await?,
+        };
+        (spots, count, None)
+    };
+    spots.drain(..skip.min(spots.len()));
+    let more = spots.len() > limit;
+    spots.truncate(limit);
+    let next = if more { spots.last().cloned() } else { ended };
+    Ok(Listed { spots, next, count })
+}
+
+/// Whole letters, in the order of their places. One that is not there is left out.
+async fn at(on: &mut Connection, spots: &[Spot]) -> Result<Vec<DeadLetter>, Error> {
+    if spots.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<String> = spots.iter().map(|spot| spot.id.clone()).collect();
+    let mut query = QueryBuilder::new(concat!("SELECT ", columns!(), " FROM dead_letters WHERE id"));
+    find::among(&mut query, "", &ids);
+    let rows = query.build().fetch_all(on).await.map_err(failed)?;
+    let mut letters = HashMap::with_capacity(rows.len());
+    for row in &rows {
+        letters.insert(column::<String>(row, "id")?, letter(row)?);
+    }
+    Ok(ids.iter().filter_map(|id| letters.remove(id)).collect())
+}
+
+/// A page without a limit has 100 letters; more than 1000 is 1000. `offset` counts from the cursor on, and is 10,000 at most.
 #[async_trait]
 impl DeadLetters for Store {
     async fn enter(&self, letters: Vec<DeadLetter>) -> Result<Vec<String>, Error> {
@@ -91,50 +157,30 @@ impl DeadLetters for Store {
         } else {
             page.limit.min(MAX_LIMIT)
         };
-        let mut query = QueryBuilder::new(concat!("SELECT ", columns!(), " FROM dead_letters"));
-        matching::letters(&mut query, filter);
-        if let Some(cursor) = &page.cursor {
-            let (last_failure, id) = place(cursor)
-                .ok_or_else(|| Error::Invalid("the cursor is none that `next` gave".to_owned()))?;
-            query
-                .push(" AND (last_failure_ms, id) < (")
-                .push_bind(last_failure);
-            query.push(", ").push_bind(stored(&id).into_owned()).push(")");
+        if page.offset > MAX_OFFSET {
+            return Err(Error::Invalid(format!(
+                "`offset` skips {MAX_OFFSET} letters at most; `cursor` goes on from any place"
+            )));
         }
-        query.push(" ORDER BY last_failure_ms DESC, id DESC LIMIT ");
-        // One more than asked for tells whether there is a next page.
-        query.push_bind(i64::try_from(limit + 1).unwrap_or(i64::MAX));
-        query
-            .push(" OFFSET ")
-            .push_bind(i64::try_from(page.offset).unwrap_or(i64::MAX));
-
-        let mut counting = QueryBuilder::new("");
-        matching::count(&mut counting, filter);
-
+        let after = page.cursor.as_deref().map(place).transpose()?;
         // One snapshot, so that count and letters belong together.
-        let (count, rows) = answered(Box::pin(async {
-            let mut snapshot = self.readers().begin_with(SNAPSHOT).await?;
-            let count: i64 = counting.build_query_scalar().fetch_one(&mut *snapshot).await?;
-            // Where the counts know that there are none, nobody looks through all letters for them.
-            let rows = match count {
-                0 => Vec::new(),
-                _ => query.build().fetch_all(&mut *snapshot).await?,
-            };
-            snapshot.rollback().await?;
-            Ok((count, rows))
+        let (listed, letters) = bounded(Box::pin(async {
+            let mut snapshot = self.readers().begin_with(SNAPSHOT).await.map_err(failed)?;
+            let listed = listed(&mut snapshot, filter, after.as_ref(), (page.offset, limit)).await?;
+            let letters = at(&mut snapshot, &listed.spots).await?;
+            snapshot.rollback().await.map_err(failed)?;
+            Ok((listed, letters))
         }))
         .await?;
-
-        let letters: Vec<DeadLetter> = rows.iter().take(limit).map(letter).collect::<Result<_, _>>()?;
-        let next = letters.last().filter(|_| rows.len() > limit).map(cursor);
         Ok(LetterPage {
-            count: uint(count),
+            count: listed.count.letters,
+            at_least: listed.count.at_least,
             letters,
-            next,
+            next: listed.next.as_ref().map(cursor),
         })
     }
 
-    async fn groups(&self, filter: &LetterFilter, limit: usize) -> Result<(u64, Vec<Group>), Error> {
+    async fn groups(&self, filter: &LetterFilter, limit: usize) -> Result<Groups, Error> {
         groups::of(self.readers(), filter, limit).await
     }
 

@@ -1,128 +1,121 @@
-//! What a filter says, as conditions on letters or on how many there are of a kind.
+//! What a filter says, as conditions on letters or on how many there are of a kind. Words are not among them: see [`words`](super::words).
 
 use sqlx::QueryBuilder;
 
-use super::engine::{Database, LIKE};
-use super::int;
-use super::tally::{KIND_CHARS, OTHER_TYPES};
+use super::engine::{Database, Row};
+use super::row::column;
+use super::tally::kind_of_type;
 use super::text::stored;
-use crate::model::{FailureClass, LetterState};
+use super::{Error, int};
+use crate::model::LetterState;
 use crate::store::LetterFilter;
 
-/// The same words as the partial indexes, so that they are used.
+/// The same words as the partial index, so that it is used.
 const OPEN: &str = "state NOT IN ('reprocessed', 'discarded')";
 
-/// Appends the conditions of the filter to a query on `dead_letters`; each is complete, so that more may follow with AND.
-pub(super) fn letters(query: &mut QueryBuilder<Database>, filter: &LetterFilter) {
+/// Does it ask for nothing but a time, and what is open?
+pub(super) fn is_plain(filter: &LetterFilter) -> bool {
+    *filter
+        == LetterFilter {
+            open: filter.open,
+            since_ms: filter.since_ms,
+            until_ms: filter.until_ms,
+            ..LetterFilter::default()
+        }
+}
+
+/// Do the counts alone tell how many letters match?
+pub(super) fn is_counted(filter: &LetterFilter) -> bool {
+    filter.since_ms.is_none() && filter.until_ms.is_none()
+}
+
+fn wanted(filter: &LetterFilter) -> [(&'static str, Option<String>); 7] {
+    let text = |text: &Option<String>| text.as_deref().map(|text| stored(text).into_owned());
+    let kind = filter.message_type.as_deref();
+    [
+        ("grp", text(&filter.group)),
+        ("digest", text(&filter.digest)),
+        ("route", text(&filter.route)),
+        ("class", filter.class.map(|class| class.as_str().to_owned())),
+        (
+            "message_type",
+            kind.map(|kind| stored(&kind_of_type(Some(kind))).into_owned()),
+        ),
+        ("destination", text(&filter.destination)),
+        ("state", filter.state.map(|state| state.as_str().to_owned())),
+    ]
+}
+
+/// Appends what [`is_plain()`] leaves to a query on `dead_letters`, complete, so that more may follow with AND.
+pub(super) fn plain(query: &mut QueryBuilder<Database>, filter: &LetterFilter) {
     query.push(" WHERE 1 = 1");
-    for (column, wanted) in [
-        ("grp", filter.group.as_deref()),
-        ("digest", filter.digest.as_deref()),
-        ("route", filter.route.as_deref()),
-        ("message_type", filter.message_type.as_deref()),
-        ("destination", filter.destination.as_deref()),
-        ("class", filter.class.map(FailureClass::as_str)),
-        ("state", filter.state.map(LetterState::as_str)),
-    ] {
-        equal(query, "", column, wanted);
-    }
-    let open = |state| !matches!(state, LetterState::Reprocessed | LetterState::Discarded);
-    if filter.open || filter.state.is_some_and(open) {
+    if filter.open {
         query.push(" AND ").push(OPEN);
     }
+    times(query, "", filter);
+}
+
+/// Appends those on the times of a letter in this table.
+pub(super) fn times(query: &mut QueryBuilder<Database>, table: &str, filter: &LetterFilter) {
     for (condition, bound) in [
-        (" AND last_failure_ms >= ", filter.since_ms),
-        (" AND last_failure_ms < ", filter.until_ms),
+        ("last_failure_ms >= ", filter.since_ms),
+        ("last_failure_ms < ", filter.until_ms),
     ] {
         if let Some(bound) = bound {
-            query.push(condition).push_bind(int(bound));
-        }
-    }
-    if let Some(text) = filter.text.as_deref().filter(|text| !text.is_empty()) {
-        let pattern = format!(
-            "%{}%",
-            stored(text)
-                .replace('\\', "\\\\")
-                .replace('%', "\\%")
-                .replace('_', "\\_")
-        );
-        query.push(" AND (1 = 0");
-        for column in ["reason", "code", "message_id", "destination"] {
             query
-                .push(" OR ")
-                .push(column)
-                .push(LIKE)
-                .push_bind(pattern.clone())
-                .push(" ESCAPE '\\'");
+                .push(" AND ")
+                .push(table)
+                .push(condition)
+                .push_bind(int(bound));
         }
-        query.push(")");
     }
 }
 
-/// Appends how many letters of each group match, as `grp` and `n`: from the counts where they know, else by counting.
-pub(super) fn per_group(query: &mut QueryBuilder<Database>, filter: &LetterFilter) {
-    if is_counted(filter) {
-        query.push(
-            "SELECT c.grp AS grp, CAST(SUM(c.letters) AS BIGINT) AS n
-             FROM letter_counts c JOIN letter_groups k ON k.id = c.grp",
-        );
-        counts(query, filter);
-        query.push(" GROUP BY c.grp HAVING SUM(c.letters) > 0");
-    } else {
-        query.push("SELECT grp, COUNT(*) AS n FROM dead_letters");
-        letters(query, filter);
-        query.push(" GROUP BY grp");
-    }
-}
-
-/// Appends how many letters match.
-pub(super) fn count(query: &mut QueryBuilder<Database>, filter: &LetterFilter) {
-    if is_counted(filter) {
-        query.push(
-            "SELECT CAST(COALESCE(SUM(c.letters), 0) AS BIGINT)
-             FROM letter_counts c JOIN letter_groups k ON k.id = c.grp",
-        );
-        counts(query, filter);
-    } else {
-        query.push("SELECT COUNT(*) FROM dead_letters");
-        letters(query, filter);
-    }
-}
-
-/// Do the counts know how many letters match?
-fn is_counted(filter: &LetterFilter) -> bool {
-    let counted = |kind: &str| !kind.is_empty() && kind != OTHER_TYPES && kind.chars().count() <= KIND_CHARS;
-    filter.since_ms.is_none()
-        && filter.until_ms.is_none()
-        && filter.text.as_deref().is_none_or(str::is_empty)
-        && filter.message_type.as_deref().is_none_or(counted)
-}
-
-fn counts(query: &mut QueryBuilder<Database>, filter: &LetterFilter) {
-    query.push(" WHERE 1 = 1");
-    for (table, column, wanted) in [
-        ("c.", "grp", filter.group.as_deref()),
-        ("k.", "digest", filter.digest.as_deref()),
-        ("k.", "route", filter.route.as_deref()),
-        ("k.", "class", filter.class.map(FailureClass::as_str)),
-        ("c.", "message_type", filter.message_type.as_deref()),
-        ("c.", "destination", filter.destination.as_deref()),
-        ("c.", "state", filter.state.map(LetterState::as_str)),
-    ] {
-        equal(query, table, column, wanted);
+/// Appends the kinds that match and have letters: counts as `c`, groups as `k`.
+pub(super) fn kinds(query: &mut QueryBuilder<Database>, filter: &LetterFilter) {
+    query.push(" FROM letter_counts c JOIN letter_groups k ON k.id = c.grp WHERE c.letters > 0");
+    for (column, wanted) in wanted(filter) {
+        let table = match column {
+            "digest" | "route" | "class" => "k.",
+            _ => "c.",
+        };
+        equal(query, &format!("{table}{column}"), wanted);
     }
     if filter.open {
         query.push(" AND c.").push(OPEN);
     }
 }
 
-fn equal(query: &mut QueryBuilder<Database>, table: &str, column: &str, wanted: Option<&str>) {
+fn equal(query: &mut QueryBuilder<Database>, column: &str, wanted: Option<String>) {
     if let Some(wanted) = wanted {
-        query
-            .push(" AND ")
-            .push(table)
-            .push(column)
-            .push(" = ")
-            .push_bind(stored(wanted).into_owned());
+        query.push(" AND ").push(column).push(" = ").push_bind(wanted);
     }
+}
+
+/// The columns of a letter that [`meets()`] looks at.
+pub(super) const LOOKED_AT: &str =
+    "grp, digest, route, class, message_type, destination, state, last_failure_ms";
+
+/// Does the letter of this row match? As [`kinds()`] and [`times()`], for rows that were found by something else.
+pub(super) fn meets(row: &Row, filter: &LetterFilter) -> Result<bool, Error> {
+    for (name, wanted) in wanted(filter) {
+        let Some(wanted) = wanted else { continue };
+        let found: Option<String> = column(row, name)?;
+        let found = if name == "message_type" {
+            // As it is kept already.
+            Some(kind_of_type(found.as_deref()))
+        } else {
+            found
+        };
+        if found.as_deref() != Some(&*wanted) {
+            return Ok(false);
+        }
+    }
+    let closed = [LetterState::Reprocessed, LetterState::Discarded].map(LetterState::as_str);
+    if filter.open && closed.contains(&column(row, "state")?) {
+        return Ok(false);
+    }
+    let at: i64 = column(row, "last_failure_ms")?;
+    Ok(filter.since_ms.is_none_or(|since| at >= int(since))
+        && filter.until_ms.is_none_or(|until| at < int(until)))
 }

@@ -11,12 +11,15 @@ mod audit;
 mod change;
 pub(super) mod codec;
 mod enter;
+mod exports;
+pub(super) mod find;
 mod groups;
 mod held;
 mod jobs;
 mod letters;
 mod matching;
 mod op;
+mod prepare;
 mod replays;
 mod retries;
 mod row;
@@ -24,6 +27,7 @@ mod schema;
 mod tally;
 mod text;
 mod trail;
+mod words;
 mod writer;
 
 use std::sync::Arc;
@@ -57,6 +61,8 @@ struct Inner {
     /// Whose leases are ours.
     host: Arc<str>,
     tickets: AtomicI64,
+    /// Of which letters others shall have a copy.
+    exports: Arc<exports::Wanted>,
 }
 
 impl Store {
@@ -64,7 +70,13 @@ impl Store {
     pub(super) fn start(link: Link, readers: Pool, clock: Arc<dyn Clock>, host: Arc<str>) -> Self {
         let (writer, requests) = mpsc::channel(QUEUE);
         let commits = Arc::new(AtomicU64::new(0));
-        let writing = Writer::new(link, Arc::clone(&commits), Arc::clone(&clock));
+        let exports = Arc::new(exports::Wanted::default());
+        let writing = Writer::new(
+            link,
+            Arc::clone(&commits),
+            Arc::clone(&clock),
+            Arc::clone(&exports),
+        );
         tokio::spawn(writing.run(requests));
         Self {
             inner: Arc::new(Inner {
@@ -74,6 +86,7 @@ impl Store {
                 commits,
                 host,
                 tickets: AtomicI64::new(0),
+                exports,
             }),
         }
     }

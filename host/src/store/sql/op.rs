@@ -6,9 +6,9 @@ use super::change::{self, Over};
 use super::engine::Connection;
 use super::retries::{self, Claim};
 use super::tally::Tally;
-use super::{Error, audit, enter, held, jobs, replays};
+use super::{Error, audit, enter, exports, held, jobs, replays};
 use crate::model::{DeadLetter, UnixMs};
-use crate::store::{AuditEntry, Change, Changed, Job, Note, Parked};
+use crate::store::{AuditEntry, Change, Changed, Export, Job, Note, Parked};
 
 pub(super) enum Op {
     Park(Vec<Parked>),
@@ -33,6 +33,7 @@ pub(super) enum Op {
         limit: usize,
     },
     Job(jobs::Op, Arc<str>),
+    Export(exports::Op),
 }
 
 #[derive(Debug)]
@@ -42,6 +43,7 @@ pub(super) enum Done {
     Count(u64),
     Entered(Vec<String>),
     Changed(Changed),
+    Exports(Vec<Export>),
     Replay(replays::Changed),
     Job(Option<Box<Job>>),
     /// Was it done?
@@ -110,6 +112,7 @@ impl Op {
             | Self::Replay(_)
             | Self::Audit(_)
             | Self::Forget { .. }
+            | Self::Export(_)
             | Self::Job(..) => {}
         }
     }
@@ -150,10 +153,12 @@ impl Op {
             Self::Reclaim(host) => {
                 jobs::let_all_go(on, host).await?;
                 let replays = replays::let_all_go(on, host).await?;
+                exports::let_all_go(on, host).await?;
                 let rows = retries::release_all(on, host).await?;
                 return Ok(Done::Count(replays + rows));
             }
             Self::Job(op, host) => return op.apply(on, now, host, tally).await,
+            Self::Export(op) => return op.apply(on, now).await,
             Self::Enter(letters) => {
                 let letters: Vec<_> = letters.iter().collect();
                 return enter::enter_all(on, &letters, now, tally)

@@ -16,6 +16,7 @@ use super::{Error, Store, int, uint};
 use crate::model::clock::duration_ms;
 use crate::model::replay::Progress;
 use crate::model::{Replay, ReplayStatus, UnixMs};
+use crate::planted::{self, Bug};
 use crate::store::{Hold, Replays, Submitted};
 
 /// How long one that ended is kept.
@@ -230,6 +231,7 @@ fn hold(row: Option<&Row>, id: &str) -> Result<Hold, Error> {
     let Some(row) = row else { return Ok(Hold::Lost) };
     Ok(match status(row, id)? {
         ReplayStatus::Running => Hold::Ours,
+        ReplayStatus::Cancelled if planted::is(Bug::CancelOnlyFlipsAFlag) => Hold::Ours,
         ReplayStatus::Cancelled => Hold::Cancelled,
         ReplayStatus::Pending | ReplayStatus::Completed | ReplayStatus::Failed => Hold::Lost,
     })

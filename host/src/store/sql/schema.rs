@@ -1,12 +1,14 @@
 //! The schema: one list of migrations for both engines, each in a transaction of its own.
 //!
 //! They are written in the dialect that both understand; what has no common word stands in braces and is put in by the
-//! engine: `{serial}` for a number that counts up, `{bytes}`, `{key}` for text that is compared byte by byte, and `{lane}`
-//! and `{type}` for what an index has in place of a lane or type, which may be as long as a message.
+//! engine: `{serial}` for a number that counts up, `{bytes}`, `{key}` for text that is compared byte by byte, `{lane}`
+//! and `{type}` for what an index has in place of a lane or type, which may be as long as a message, `{bytewise}` for a column of an index that
+//! is compared byte by byte, `{generated}` for where a computed column is kept, and `{words}` for the table of words and its index.
 
 use sqlx::{AssertSqlSafe, Connection as _};
 
-use super::engine::{self, BYTES, Connection, KEY, LANE, SERIAL, TYPE};
+use super::engine::{self, BYTES, BYTEWISE, Connection, GENERATED, KEY, LANE, SERIAL, TYPE, WORDS};
+use super::words;
 
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_init.sql"),
@@ -16,7 +18,11 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0005_parking.sql"),
     include_str!("migrations/0006_audit.sql"),
     include_str!("migrations/0007_hosts.sql"),
-    include_str!("migrations/0008_job_cancel.sql"),
+    include_str!("migrations/0008_letter_kinds.sql"),
+    include_str!("migrations/0009_letter_words.sql"),
+    include_str!("migrations/0010_preparing.sql"),
+    include_str!("migrations/0011_letter_exports.sql"),
+    include_str!("migrations/0012_job_cancel.sql"),
 ];
 
 /// The error is the reason why the store cannot be opened.
@@ -35,7 +41,10 @@ pub(in crate::store) async fn migrate(connection: &mut Connection) -> Result<(),
             .replace("{bytes}", BYTES)
             .replace("{key}", KEY)
             .replace("{lane}", LANE)
-            .replace("{type}", TYPE);
+            .replace("{type}", TYPE)
+            .replace("{generated}", GENERATED)
+            .replace("{bytewise}", BYTEWISE)
+            .replace("{words}", WORDS);
         let mut transaction = connection.begin().await.map_err(said)?;
         // Ours from the first letter to the last.
         sqlx::raw_sql(AssertSqlSafe(migration))
@@ -47,5 +56,5 @@ pub(in crate::store) async fn migrate(connection: &mut Connection) -> Result<(),
             .map_err(said)?;
         transaction.commit().await.map_err(said)?;
     }
-    Ok(())
+    words::make_up(connection).await.map_err(|e| e.to_string())
 }

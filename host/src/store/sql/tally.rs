@@ -1,4 +1,4 @@
-//! What a transaction changes in counts, groups and jobs, written once at its end.
+//! What a transaction changes in counts, groups and jobs, and which letters are new in it, written once at its end.
 //!
 //! One statement for each row that changes instead of one for each letter, and always in the order of the keys: of two
 //! transactions that count the same kinds none waits for the other in a circle.
@@ -7,14 +7,23 @@ use std::collections::BTreeMap;
 
 use super::Error;
 use super::engine::{Connection, failed};
-use super::int;
 use super::text::stored;
-use crate::model::{DeadLetter, Fingerprint, LetterState, UnixMs};
+use super::{exports, int};
+use crate::model::{DeadLetter, Fingerprint, LetterState, MessageKind, UnixMs};
 use crate::store::Ending;
 
 /// Types with more characters are counted together: an index takes no key of any length.
-pub(super) const KIND_CHARS: usize = 200;
-pub(super) const OTHER_TYPES: &str = "*";
+const KIND_CHARS: usize = 200;
+const OTHER_TYPES: &str = "*";
+
+/// The type that a letter is counted under; the column `kind` has the same.
+pub(super) fn kind_of_type(message_type: Option<&str>) -> String {
+    let kept = message_type.map(stored).unwrap_or_default();
+    if kept.chars().count() > KIND_CHARS {
+        return OTHER_TYPES.to_owned();
+    }
+    message_type.unwrap_or_default().to_owned()
+}
 
 /// What letters are counted by, besides their state.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,15 +35,10 @@ pub(super) struct Kind {
 
 impl Kind {
     pub(super) fn new(group: String, destination: String, message_type: Option<&str>) -> Self {
-        let message_type = match message_type {
-            None => "",
-            Some(long) if long.chars().count() > KIND_CHARS => OTHER_TYPES,
-            Some(short) => short,
-        };
         Self {
             group,
             destination,
-            message_type: message_type.to_owned(),
+            message_type: kind_of_type(message_type),
         }
     }
 
@@ -66,6 +70,8 @@ pub(super) struct Tally {
     groups: BTreeMap<String, Group>,
     counts: BTreeMap<(Kind, &'static str), i64>,
     jobs: BTreeMap<i64, Ended>,
+    /// Letters that are new, in the order of their entry.
+    new: Vec<(String, MessageKind)>,
 }
 
 impl Tally {
@@ -77,6 +83,11 @@ impl Tally {
 
     pub(super) fn count(&mut self, kind: Kind, state: LetterState, by: i64) {
         *self.counts.entry((kind, state.as_str())).or_default() += by;
+    }
+
+    /// A letter is new.
+    pub(super) fn entered(&mut self, letter: &DeadLetter) {
+        self.new.push((letter.id.clone(), letter.raw.origin.kind));
     }
 
     /// A letter failed like that.
@@ -115,7 +126,9 @@ impl Tally {
         }
     }
 
-    pub(super) async fn write(self, on: &mut Connection) -> Result<(), Error> {
+    pub(super) async fn write(mut self, on: &mut Connection, wanted: &exports::Wanted) -> Result<(), Error> {
+        self.new.retain(|(_, kind)| wanted.has(*kind));
+        exports::add(on, &self.new).await?;
         for group in self.groups.into_values() {
             insert(on, group).await?;
         }

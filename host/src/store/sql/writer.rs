@@ -9,7 +9,7 @@ use super::engine::{self, Connection, Link, bounded};
 use super::op::{Done, Lanes, Op};
 use super::tally::Tally;
 use super::text::stored;
-use super::{enter, jobs, trail};
+use super::{enter, exports, jobs, trail};
 use crate::model::{Clock, DeadLetter, UnixMs};
 use crate::store::{Change, Error, Note};
 
@@ -27,16 +27,23 @@ pub(super) struct Writer {
     link: Link,
     commits: Arc<AtomicU64>,
     clock: Arc<dyn Clock>,
+    exports: Arc<exports::Wanted>,
     /// Undo claims of which nobody knows whether they were committed: their callers were told that they failed.
     doubtful: Vec<Op>,
 }
 
 impl Writer {
-    pub(super) fn new(link: Link, commits: Arc<AtomicU64>, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(
+        link: Link,
+        commits: Arc<AtomicU64>,
+        clock: Arc<dyn Clock>,
+        exports: Arc<exports::Wanted>,
+    ) -> Self {
         Self {
             link,
             commits,
             clock,
+            exports,
             doubtful: Vec::new(),
         }
     }
@@ -144,7 +151,7 @@ impl Writer {
     async fn together(&mut self, ops: &[Op], now: UnixMs) -> Result<Vec<Done>, Error> {
         let connection = self.link.begin().await?;
         let mut committing = false;
-        let result = match apply(connection, ops, now).await {
+        let result = match apply(connection, ops, now, &self.exports).await {
             Ok(done) => {
                 committing = true;
                 bounded(engine::execute(connection, "COMMIT"))
@@ -198,7 +205,12 @@ fn undo(op: &Op) -> Option<Op> {
     }
 }
 
-async fn apply(connection: &mut Connection, ops: &[Op], now: UnixMs) -> Result<Vec<Done>, Error> {
+async fn apply(
+    connection: &mut Connection,
+    ops: &[Op],
+    now: UnixMs,
+    exports: &exports::Wanted,
+) -> Result<Vec<Done>, Error> {
     lock_lanes(connection, ops).await?;
     let mut done = Vec::with_capacity(ops.len());
     let mut tally = Tally::default();
@@ -224,7 +236,7 @@ async fn apply(connection: &mut Connection, ops: &[Op], now: UnixMs) -> Result<V
                 .map(|n| Done::Entered(ids.by_ref().take(n).collect())),
         );
     }
-    bounded(tally.write(connection)).await?;
+    bounded(tally.write(connection, exports)).await?;
     Ok(done)
 }
 

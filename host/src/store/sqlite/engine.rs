@@ -2,9 +2,9 @@
 
 use std::future::Future;
 
-use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _, QueryBuilder, Row as _};
 
-use crate::store::Error;
+use crate::store::{Error, Sought};
 
 pub(super) type Database = sqlx::Sqlite;
 pub(super) type Connection = sqlx::SqliteConnection;
@@ -18,13 +18,50 @@ pub(super) const SNAPSHOT: &str = "BEGIN";
 /// One task makes all changes of a file: nobody else can be at a row.
 pub(super) const FOR_UPDATE: &str = "";
 pub(super) const SKIP_LOCKED: &str = "";
-/// Letters of ASCII match in either case.
-pub(super) const LIKE: &str = " LIKE ";
 pub(super) const SERIAL: &str = "INTEGER PRIMARY KEY";
 pub(super) const BYTES: &str = "BLOB";
 pub(super) const KEY: &str = "TEXT";
 pub(super) const LANE: &str = "lane";
 pub(super) const TYPE: &str = "message_type";
+/// Compared byte by byte, as everything is.
+pub(super) const BYTEWISE: &str = "";
+/// A column that is computed can be added to a table only when it is not kept in it; an index over it has it.
+pub(super) const GENERATED: &str = "VIRTUAL";
+/// The condition that a column has one of the texts of a JSON array.
+pub(super) const AMONG: (&str, &str) = (" IN (SELECT value FROM json_each(", "))");
+
+/// Only the index, no second copy of the words: the tokenizer takes them apart at the spaces between them and changes none, since
+/// they are small letters already. Which words a letter has is all that is kept of them.
+pub(super) const WORDS: &str = "CREATE VIRTUAL TABLE letter_words
+    USING fts5(words, content='', contentless_delete=1, detail=none, tokenize='ascii');";
+/// The numbers of letters with the words that [`sought`] says.
+pub(super) const FINDING: (&str, &str) = (
+    "SELECT rowid AS number FROM letter_words WHERE letter_words MATCH ",
+    "",
+);
+
+pub(super) fn sought(sought: &Sought) -> String {
+    let word = |(word, beginning)| format!("\"{word}\"{}", if beginning { "*" } else { "" });
+    sought.words().map(word).collect::<Vec<_>>().join(" AND ")
+}
+
+/// The number of a new letter, that many others of its statement before it.
+pub(super) fn number(before: usize) -> String {
+    format!(
+        "(SELECT COALESCE(MAX(number), 0) FROM dead_letters) + {}",
+        before + 1
+    )
+}
+
+/// Words of letters under their numbers, in place of those that were there.
+pub(super) async fn keep_words(on: &mut Connection, words: &[(i64, String)]) -> Result<(), Error> {
+    let mut query = QueryBuilder::<Database>::new("INSERT OR REPLACE INTO letter_words (rowid, words) ");
+    query.push_values(words, |mut row, (number, words)| {
+        row.push_bind(*number).push_bind(words.clone());
+    });
+    query.build().execute(on).await.map_err(failed)?;
+    Ok(())
+}
 
 /// The condition that a row's lane is this parameter.
 pub(super) fn same_lane(parameter: &str) -> String {

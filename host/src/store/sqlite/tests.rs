@@ -8,10 +8,12 @@
     reason = "tests"
 )]
 
+mod exports;
 mod groups;
 mod held;
 mod jobs;
 mod letters;
+mod plans;
 mod replays;
 
 use std::collections::HashSet;
@@ -468,11 +470,14 @@ async fn filters_all_have_to_hold() {
         ""
     );
     assert_eq!(
-        found(text("100% BROKEN_")).await,
-        "a",
-        "% and _ stand for themselves"
+        found(text("BROKEN_ 100%")).await,
+        "ba",
+        "% and _ are in no word, and one that begins like that is meant as well"
     );
-    assert_eq!(found(text("100% b")).await, "a");
+    assert_eq!(found(text("100% brokenx")).await, "b");
+    assert_eq!(found(text("10 broken")).await, "", "too short for a beginning");
+    assert_eq!(found(text("brok")).await, "ba", "a beginning is enough");
+    assert_eq!(found(text("oken")).await, "", "an end is not");
     assert_eq!(found(text("m-a")).await, "a");
     assert_eq!(found(text("topic")).await, "ba");
     assert_eq!(found(text("' OR 1=1 --")).await, "");

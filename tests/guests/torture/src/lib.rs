@@ -13,7 +13,7 @@ use serde_json::json;
 struct Order {
     /// Where the observer listens.
     sink: String,
-    /// `done`, `retry-once`, `retry-twice`, `reject`, `trap`, `loop-once`.
+    /// `done`, `retry-once`, `retry-twice`, `reject`, `trap`, `loop-once`, `repair`: rejected until it is sent again.
     #[serde(rename = "do")]
     action: String,
     /// Topic for an output event, if there shall be one.
@@ -31,10 +31,11 @@ fn on_event(order: Json<Order>, context: &Context) -> Handled {
 }
 
 impl Order {
-    fn says(&self, attempt: u32) -> &'static str {
+    fn says(&self, attempt: u32, again: bool) -> &'static str {
         match (self.action.as_str(), attempt) {
             ("retry-once", 1) | ("retry-twice", 1 | 2) => "retry",
             ("reject", _) => "reject",
+            ("repair", _) if !again => "reject",
             ("trap", _) => "trap",
             ("loop-once", 1) => "loop",
             _ => "done",
@@ -42,7 +43,8 @@ impl Order {
     }
 
     fn obey(&self, context: &Context) -> Handled {
-        let (id, attempt, said) = (context.id(), context.attempt(), self.says(context.attempt()));
+        let (id, attempt) = (context.id(), context.attempt());
+        let said = self.says(attempt, context.reprocessed() > 0);
         if let Some(topic) = &self.out {
             publish::event("torture.out")
                 .topic(topic)

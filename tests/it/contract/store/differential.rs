@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use helix_host::model::{DeadLetter, FailureClass, LetterState, header};
+use helix_host::model::{DeadLetter, FailureClass, LetterState, MessageKind, header};
 use helix_host::store::{
     Action, Audit, AuditEntry, Change, Job, LetterFilter, Members, NewJob, Page, Parked,
 };
@@ -58,14 +58,24 @@ enum Step {
     Record(Vec<AuditEntry>),
     Forget(u64, usize),
     Audited(Option<u64>, usize),
+    Export(MessageKind, usize, Fate),
     Later(u64),
 }
 
+/// What becomes of letters that were claimed for their export.
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    Sent,
+    GivenBack,
+    /// Their lease has to end.
+    Forgotten,
+}
+
 /// SplitMix64: a seed tells it all.
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -73,11 +83,11 @@ impl Dice {
         usize::try_from((z ^ (z >> 31)) % n as u64).unwrap()
     }
 
-    fn of<T: Copy>(&mut self, all: &[T]) -> T {
+    pub fn of<T: Copy>(&mut self, all: &[T]) -> T {
         all[self.below(all.len())]
     }
 
-    fn chance(&mut self, percent: usize) -> bool {
+    pub fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
@@ -131,6 +141,7 @@ impl Dice {
             ..letter(&id, now / 500 * 500)
         };
         letter.raw = message(self.of(&[b"one", b"two"]));
+        letter.raw.origin.kind = self.of(&[MessageKind::Task, MessageKind::Event]);
         letter.raw.origin.destination = format!("to {}", self.of(&WORDS)).into();
         if self.chance(30) {
             let from = self.letter_id();
@@ -183,12 +194,12 @@ impl Dice {
 
     fn filter(&mut self) -> LetterFilter {
         let text = [
-            "W",
-            "why b",
+            "why",
+            "WH b",
             "%",
-            "_",
+            "z",
             "\\",
-            "0%_",
+            "50%_",
             "A\0",
             "\u{e9}",
             "TO \u{c9}",
@@ -250,6 +261,14 @@ impl Dice {
             // The newest stays: SQLite would give its number again.
             20 if self.chance(40) => Step::Forget(now.saturating_sub(5_000), self.below(4)),
             20 => Step::Audited(self.chance(50).then(|| self.below(40) as u64), self.below(5)),
+            24 => {
+                let fate = self.of(&[Fate::Sent, Fate::Sent, Fate::GivenBack, Fate::Forgotten]);
+                Step::Export(
+                    self.of(&[MessageKind::Task, MessageKind::Event]),
+                    self.below(4),
+                    fate,
+                )
+            }
             _ => Step::Later(self.below(700) as u64),
         }
     }
@@ -314,6 +333,16 @@ async fn take(store: &dyn Store, step: &Step) -> String {
         Step::Record(entries) => said(Audit::record(store, entries.clone()).await),
         Step::Forget(before, limit) => said(store.forget(*before, *limit).await),
         Step::Audited(before, limit) => said(store.audit(*before, *limit).await),
+        Step::Export(kind, limit, fate) => {
+            let claimed = store.claim_exports(*kind, *limit, LEASE).await.unwrap();
+            let letters: Vec<String> = claimed.iter().map(|export| export.letter.clone()).collect();
+            let done = match fate {
+                Fate::Sent => store.exported(claimed).await,
+                Fate::GivenBack => store.give_back_exports(claimed).await,
+                Fate::Forgotten => Ok(()),
+            };
+            format!("{letters:?}") + &said(done) + &said(store.pending_exports().await)
+        }
         Step::Later(_) => String::new(),
     }
 }
@@ -332,6 +361,7 @@ async fn walk(seed: u64, steps: usize) {
     for engine in [Engine::Sqlite, Engine::Postgres] {
         let stage = Stage::with_clock(engine, Arc::clone(&clock));
         let store = stage.open().await;
+        store.export(true, true);
         both.push((stage, store));
     }
     let mut dice = Dice(seed);

@@ -5,24 +5,6 @@ use helix_host::store::{Change, Changed, LetterFilter, Note, Page, Parked};
 
 use super::stage::{Engine, LEASE, Stage, ids, letter, note, parked};
 
-/// One test for each property on each engine: `contract::store::properties::postgres::every_text_is_kept`.
-macro_rules! on_both {
-    ($($property:ident)*) => {
-        mod sqlite {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $property() {
-                super::$property(&super::Stage::new(super::Engine::Sqlite)).await;
-            })*
-        }
-        mod postgres {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $property() {
-                super::$property(&super::Stage::new(super::Engine::Postgres)).await;
-            })*
-        }
-    };
-}
-
 on_both! {
     every_text_is_kept
     a_lane_may_be_as_long_as_a_message

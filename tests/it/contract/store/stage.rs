@@ -13,7 +13,7 @@ use helix_host::model::{
 };
 use helix_host::store::postgres::{Options, PostgresStore};
 use helix_host::store::sqlite::SqliteStore;
-use helix_host::store::{Audit, DeadLetters, Error, Jobs, Note, Parked, Retries};
+use helix_host::store::{Audit, DeadLetters, Error, Exports, Jobs, Note, Parked, Retries};
 use helix_tests::{unique, variable};
 
 pub const LEASE: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ impl Clock for Hands {
 
 /// All that a store does.
 #[async_trait]
-pub trait Store: Retries + DeadLetters + Audit + Jobs {
+pub trait Store: Retries + DeadLetters + Audit + Jobs + Exports {
     async fn reclaim(&self) -> Result<u64, Error>;
     async fn close(&self);
 }

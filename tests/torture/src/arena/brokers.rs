@@ -13,16 +13,16 @@ use crate::observe;
 use crate::proxy::Proxy;
 use crate::publish::{Desk, Parts, http, kafka, rabbitmq};
 
-const NAME: &str = "brokers";
+pub const NAME: &str = "brokers";
 /// Hosts that run from the start; two more come and go.
 const HOSTS: usize = 2;
 const MOST_HOSTS: usize = 4;
-const PARTITIONS: i32 = 6;
+pub const PARTITIONS: i32 = 6;
 const KEYS: u32 = 48;
 /// Tasks that go through the API of the first host instead of straight to RabbitMQ.
 const HTTP_WORKERS: u32 = 4;
 
-fn port(name: &str) -> Result<u16> {
+pub fn port(name: &str) -> Result<u16> {
     variable(name)
         .parse()
         .with_context(|| format!("{name} is no port"))
@@ -49,6 +49,42 @@ async fn kafka_proxies() -> Result<Vec<Proxy>> {
     Ok(proxies)
 }
 
+/// RabbitMQ and each node of Kafka, behind proxies.
+pub async fn proxies() -> Result<Proxies> {
+    Ok(Proxies {
+        rabbitmq: Some(Proxy::start(0, port("HELIX_TEST_RABBITMQ_PORT")?).await?),
+        kafka: kafka_proxies().await?,
+        postgres: None,
+    })
+}
+
+/// Both brokers, as helix.toml names them.
+pub fn config(proxies: &Proxies, group: &str) -> String {
+    let servers: Vec<String> = proxies
+        .kafka
+        .iter()
+        .map(|proxy| format!("\"127.0.0.1:{}\"", proxy.port))
+        .collect();
+    format!(
+        "[messaging]\ntasks = \"rabbitmq\"\nevents = \"kafka\"\n\
+         [brokers.rabbitmq]\nkind = \"rabbitmq\"\nhost = \"127.0.0.1\"\nport = {}\nuser = \"{}\"\n\
+         password = \"env:HELIX_TEST_RABBITMQ_PASSWORD\"\nheartbeat = \"4s\"\npublish_timeout = \"10s\"\n\
+         [brokers.kafka]\nkind = \"kafka\"\nservers = [{}]\ngroup = \"{group}\"\nsession_timeout = \"6s\"\n\
+         heartbeat_interval = \"1s\"\npublish_timeout = \"10s\"\n",
+        proxies.rabbitmq.as_ref().map_or(0, |proxy| proxy.port),
+        variable("HELIX_TEST_RABBITMQ_USER"),
+        servers.join(", "),
+    )
+}
+
+/// Queue, topics and the partitions they have.
+pub fn topology(queue: &str, topics: &[&str]) -> String {
+    let topics = topics
+        .iter()
+        .map(|topic| format!("[[topics]]\nname = \"{topic}\"\npartitions = {PARTITIONS}\n"));
+    format!("[[queues]]\nname = \"{queue}\"\n{}", topics.collect::<String>())
+}
+
 pub async fn arena(parts: &Parts, streams: &[Stream], env: &[(String, String)]) -> Result<Arena> {
     let (queue, topic, out, group) = (
         unique("torture-tasks"),
@@ -56,18 +92,9 @@ pub async fn arena(parts: &Parts, streams: &[Stream], env: &[(String, String)]) 
         unique("torture-out"),
         unique("torture"),
     );
-    let rabbit = Proxy::start(0, port("HELIX_TEST_RABBITMQ_PORT")?).await?;
-    let kafka = kafka_proxies().await?;
-    let servers: Vec<String> = kafka
-        .iter()
-        .map(|proxy| format!("\"127.0.0.1:{}\"", proxy.port))
-        .collect();
-    let servers = servers.join(", ");
-    observe::create_topics(&[&topic, &out], PARTITIONS, kafka.len()).await?;
+    let proxies = proxies().await?;
+    observe::create_topics(&[&topic, &out], PARTITIONS, proxies.kafka.len()).await?;
     observe::declare_queue(&queue).await?;
-    let topology = format!(
-        "[[queues]]\nname = \"{queue}\"\n[[topics]]\nname = \"{topic}\"\npartitions = {PARTITIONS}\n[[topics]]\nname = \"{out}\"\npartitions = {PARTITIONS}\n"
-    );
     let mut routes = String::new();
     if streams.contains(&Stream::RabbitTasks) {
         routes.push_str(&route("tasks", &format!("queue = \"{queue}\""), "none"));
@@ -78,20 +105,11 @@ pub async fn arena(parts: &Parts, streams: &[Stream], env: &[(String, String)]) 
     let mut actors = Vec::new();
     for n in 1..=MOST_HOSTS {
         let name = format!("brokers-{n}");
-        let toml = format!(
-            "[messaging]\ntasks = \"rabbitmq\"\nevents = \"kafka\"\n\
-             [brokers.rabbitmq]\nkind = \"rabbitmq\"\nhost = \"127.0.0.1\"\nport = {}\nuser = \"{}\"\n\
-             password = \"env:HELIX_TEST_RABBITMQ_PASSWORD\"\nheartbeat = \"4s\"\npublish_timeout = \"10s\"\n\
-             [brokers.kafka]\nkind = \"kafka\"\nservers = [{servers}]\ngroup = \"{group}\"\nsession_timeout = \"6s\"\n\
-             heartbeat_interval = \"1s\"\npublish_timeout = \"10s\"\n{routes}{}",
-            rabbit.port,
-            variable("HELIX_TEST_RABBITMQ_USER"),
-            plugin(&name, &out)
-        );
+        let toml = [config(&proxies, &group), routes.clone(), plugin(&name, &out)].concat();
         let plan = Plan {
             name,
             toml,
-            topology: topology.clone(),
+            topology: topology(&queue, &[&topic, &out]),
             env: env.to_vec(),
         };
         actors.push(Actor::new(&plan, &parts.history)?);
@@ -103,30 +121,33 @@ pub async fn arena(parts: &Parts, streams: &[Stream], env: &[(String, String)]) 
         name: NAME,
         actors,
         streams: streams.to_vec(),
-        proxies: Proxies {
-            rabbitmq: Some(rabbit),
-            kafka,
-        },
+        proxies,
         clock: None,
         small_disk: None,
-        destinations: streams
-            .iter()
-            .map(|stream| {
-                let name = if stream.is_keyed() { &topic } else { &queue };
-                (*stream, name.clone())
-            })
-            .collect(),
+        destinations: destinations(streams, &queue, &topic),
         out,
         group,
+        schema: String::new(),
+        operators: None,
         history: Arc::clone(&parts.history),
     })
+}
+
+pub fn destinations(streams: &[Stream], queue: &str, topic: &str) -> Vec<(Stream, String)> {
+    streams
+        .iter()
+        .map(|stream| {
+            let name = if stream.is_keyed() { topic } else { queue };
+            (*stream, name.to_owned())
+        })
+        .collect()
 }
 
 pub fn publish(arena: &Arena, parts: &Parts, tasks: &mut JoinSet<()>) {
     for (stream, destination) in &arena.destinations {
         let desk = Desk::new(*stream, destination, &arena.out, parts);
         match stream {
-            Stream::KafkaEvents => {
+            Stream::KafkaEvents | Stream::StoreEvents => {
                 let seed = mix(parts.orders.seed);
                 tasks.spawn(async move {
                     if let Err(error) = kafka::run(Arc::clone(&desk), KEYS, seed).await {
@@ -135,7 +156,7 @@ pub fn publish(arena: &Arena, parts: &Parts, tasks: &mut JoinSet<()>) {
                     }
                 });
             }
-            Stream::RabbitTasks => {
+            Stream::RabbitTasks | Stream::StoreTasks => {
                 if let Some(actor) = arena.actors.first() {
                     http::start(&desk, &actor.url, HTTP_WORKERS, tasks);
                 }

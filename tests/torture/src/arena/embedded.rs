@@ -58,6 +58,8 @@ pub async fn arena(parts: &Parts, env: &[(String, String)]) -> Result<Arena> {
         ],
         out: OUT.to_owned(),
         group: String::new(),
+        schema: String::new(),
+        operators: None,
         history: Arc::clone(&parts.history),
     })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use crate::history::{Event, Said, What};
+use crate::history::{Event, Said, Verb, What};
 use crate::message::{Fate, Id, Stream};
 
 /// Of one key: what was confirmed and has not come to its end.
@@ -75,6 +75,13 @@ pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)], no_store: &[(u
             _ => None,
         })
         .collect();
+    let refused: HashSet<u64> = events
+        .iter()
+        .filter_map(|event| match &event.what {
+            What::Answered { n, status } => (400..500).contains(status).then_some(*n),
+            _ => None,
+        })
+        .collect();
     let failed = failed(events);
     let unseen = unseen(events);
     let unheard = unheard(seed, events);
@@ -134,11 +141,19 @@ pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)], no_store: &[(u
                     ));
                 }
                 let fate = Fate::of(seed, &id);
-                let ended = *said == Said::Done || (fate.is_dead() && *attempt >= fate.last_attempt());
+                // Where a key waits behind its dead letter, that is no end.
+                let ended = *said == Said::Done || (fate.gives_up(*attempt) && !id.stream.is_shared());
                 if ended && !failed.contains(&index) {
                     key.ended(id.sequence, event.t);
                 } else {
                     key.failed(id.sequence, instance);
+                }
+            }
+            // It takes effect at some time from here on, unless it was refused.
+            What::Asked { n, id, verb, .. } if *verb != Verb::Reprocess && !refused.contains(n) => {
+                if let Some(id) = Id::parse(id).filter(|id| id.stream.is_keyed()) {
+                    let key = keys.entry((id.stream, id.key)).or_default();
+                    key.ended(id.sequence, event.t);
                 }
             }
             What::Overlap { id, other } if !stalled(event.t) => {
@@ -162,6 +177,13 @@ pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)], no_store: &[(u
             } => {
                 // Only what the position newly claims; it may go back after a crash of the broker.
                 let from = checked.insert((*stream, *partition), *offset).unwrap_or(0);
+                // Positions are the business of those who consume, whatever else reads the topic.
+                if stream.is_shared() && *offset < from && !stalled(event.t) {
+                    out.push(format!(
+                        "{stream:?} {partition} went back from {from} to {offset} at {} ms",
+                        event.t
+                    ));
+                }
                 if within(no_store, event.t) {
                     continue;
                 }

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+mod shared;
+
 use super::*;
 use crate::message::Id;
 

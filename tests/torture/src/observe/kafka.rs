@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{BorrowedMessage, Headers};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -60,6 +61,7 @@ fn committed(observer: &BaseConsumer, topic: &str) -> Option<Vec<(i32, Option<i6
 }
 
 pub fn commits(
+    stream: Stream,
     topic: String,
     group: String,
     history: &Arc<History>,
@@ -75,7 +77,7 @@ pub fn commits(
             for (partition, offset) in committed(&observer, &topic).unwrap_or_default() {
                 if let Some(offset) = offset {
                     history.add(What::Committed {
-                        stream: Stream::KafkaEvents,
+                        stream,
                         partition: i64::from(partition),
                         offset,
                     });
@@ -100,10 +102,72 @@ pub async fn lag(topic: &str, group: &str) -> Option<i64> {
     asked.await.ok()?
 }
 
+/// Partition, first offset and the one behind the last; None while Kafka does not answer.
+pub async fn ends(topic: &str) -> Option<Vec<(i32, i64, i64)>> {
+    let topic = topic.to_owned();
+    let asked = tokio::task::spawn_blocking(move || {
+        let observer = observer("torture-observer")?;
+        let metadata = observer.fetch_metadata(Some(&topic), ANSWER).ok()?;
+        let partitions = metadata.topics().first()?.partitions().iter();
+        partitions
+            .map(|partition| {
+                let (low, high) = observer.fetch_watermarks(&topic, partition.id(), ANSWER).ok()?;
+                Some((partition.id(), low, high))
+            })
+            .collect()
+    });
+    asked.await.ok()?
+}
+
 /// # Errors
 /// When the topic cannot be read to its end.
 pub async fn outputs(topic: &str, history: &Arc<History>) -> Result<()> {
-    let (topic, history) = (topic.to_owned(), Arc::clone(history));
+    let history = Arc::clone(history);
+    read(topic, move |message| {
+        super::output(message.payload().unwrap_or_default(), &history);
+    })
+    .await
+}
+
+/// What replays have put into their target. Nothing when none was ever made.
+///
+/// # Errors
+/// When the topic cannot be read to its end.
+pub async fn copies(topic: &str, history: &Arc<History>) -> Result<()> {
+    let history = Arc::clone(history);
+    read(topic, move |message| {
+        let header = |name: &str| {
+            let headers = message.headers()?;
+            let value = headers.iter().find(|header| header.key == name)?.value?;
+            std::str::from_utf8(value).ok()
+        };
+        let original = header("helix-replay-origin").and_then(place);
+        let at = message
+            .timestamp()
+            .to_millis()
+            .and_then(|at| u64::try_from(at).ok());
+        match (header("helix-replay"), original, at) {
+            (Some(replay), Some((partition, offset)), Some(at)) => history.add(What::Copy {
+                replay: replay.to_owned(),
+                partition,
+                offset,
+                at: history.at(at),
+            }),
+            _ => history.wrong("something in the target of replays is no copy of one"),
+        }
+    })
+    .await
+}
+
+/// Partition and offset of `kafka/topic[3]@42`.
+fn place(origin: &str) -> Option<(i64, i64)> {
+    let (rest, offset) = origin.rsplit_once("]@")?;
+    let (_, partition) = rest.rsplit_once('[')?;
+    Some((partition.parse().ok()?, offset.parse().ok()?))
+}
+
+async fn read(topic: &str, see: impl Fn(&BorrowedMessage<'_>) + Send + 'static) -> Result<()> {
+    let topic = topic.to_owned();
     tokio::task::spawn_blocking(move || {
         let reader: BaseConsumer = client()
             .set("group.id", "torture-observer")
@@ -124,11 +188,11 @@ pub async fn outputs(topic: &str, history: &Arc<History>) -> Result<()> {
         while missing > 0 {
             match reader.poll(ANSWER) {
                 Some(Ok(message)) => {
-                    super::output(message.payload().unwrap_or_default(), &history);
+                    see(&message);
                     missing -= 1;
                 }
                 Some(Err(_)) => {}
-                None => bail!("{topic}: {missing} outputs cannot be read"),
+                None => bail!("{topic}: {missing} messages cannot be read"),
             }
         }
         Ok(())

@@ -22,9 +22,9 @@ fn failing(id: &str, at: UnixMs, reason: &str, digest: Option<&str>) -> DeadLett
 }
 
 async fn groups(store: &SqliteStore, filter: &LetterFilter) -> Vec<Group> {
-    let (count, groups) = store.groups(filter, 1000).await.unwrap();
-    assert_eq!(count as usize, groups.len());
-    groups
+    let found = store.groups(filter, 1000).await.unwrap();
+    assert_eq!(found.count as usize, found.groups.len());
+    found.groups
 }
 
 fn note() -> Note {

@@ -8,6 +8,8 @@ use crate::store::{Hold, Replays, Submitted};
 fn replay(id: &str, created_ms: UnixMs) -> Replay {
     let plan = Plan {
         topic: "t".into(),
+        broker: None,
+        route: None,
         target: "t.replay".into(),
         target_partitions: Some(2),
         partitions: 2,
