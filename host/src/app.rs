@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use secrecy::ExposeSecret;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::embedded::{self, Embedded};
@@ -49,6 +50,10 @@ pub struct App {
     stale_config: Arc<ArcSwapOption<String>>,
     /// `[dlq] edit`, as it is now.
     dlq_edit: Arc<AtomicBool>,
+    /// `[dlq.auto]`, as it is now.
+    dlq_auto: watch::Sender<Option<Arc<valid::DlqAuto>>>,
+    /// How long dead letters are kept, as it is now.
+    dlq_keep: watch::Sender<valid::Keep>,
     address: SocketAddr,
     /// Ends everything but dispatch, after it.
     tokens: Arc<ArcSwap<Tokens>>,
@@ -58,6 +63,8 @@ pub struct App {
     stopping: CancellationToken,
     /// No job over dead letters has one under way any more.
     jobs_idle: CancellationToken,
+    /// The host itself has no dead letter under way any more.
+    auto_idle: CancellationToken,
     /// No replay has a batch under way any more.
     replays_idle: CancellationToken,
     /// No dead letter of a broker is in hand any more, and no copy of one is being sent.
@@ -155,12 +162,15 @@ impl App {
             metrics,
             stale_config: Arc::new(ArcSwapOption::empty()),
             dlq_edit: Arc::new(AtomicBool::new(settings.dlq_edit)),
+            dlq_auto: watch::Sender::new(settings.dlq_auto.clone().map(Arc::new)),
+            dlq_keep: watch::Sender::new(settings.dlq_keep),
             address,
             tokens: Arc::new(ArcSwap::from_pointee(tokens)),
             stop: CancellationToken::new(),
             fatal,
             stopping: CancellationToken::new(),
             jobs_idle: CancellationToken::new(),
+            auto_idle: CancellationToken::new(),
             replays_idle: CancellationToken::new(),
             dead_letters_idle,
             _lock: lock,
@@ -181,9 +191,12 @@ impl App {
         let nudge = Arc::new(tokio::sync::Notify::new());
         if settings.host.messaging {
             tasks.spawn(Kind::Jobs, letters::runner(self, &redrive, &nudge).run());
+            tasks.spawn(Kind::AutoRedrive, letters::auto(self, &redrive).run());
         } else {
             self.jobs_idle.cancel();
+            self.auto_idle.cancel();
         }
+        tasks.spawn(Kind::Keep, letters::keep(self, &clock).run(self.stop.clone()));
         let swept = Arc::clone(&clock);
         // The envelope around the payload: names, ids, headers, base64 of a binary payload.
         let body_limit = settings.limits.message_bytes.saturating_mul(4) / 3 + 64 * 1024;
@@ -195,6 +208,7 @@ impl App {
             plugins: Arc::new(self.runtime.clone()),
             candidates: Arc::new(self.runtime.clone()),
             letters: Arc::clone(&self.store.letters),
+            auto: Arc::clone(&self.store.auto),
             held: Arc::clone(&self.store.held),
             redrive,
             jobs: Arc::clone(&self.store.jobs),
@@ -388,6 +402,7 @@ impl App {
         self.stopping.cancel();
         tracing::info!(limit_s = limit.as_secs(), "draining");
         let jobs = tokio::time::timeout(limit, self.jobs_idle.cancelled());
+        let auto = tokio::time::timeout(limit, self.auto_idle.cancelled());
         let replays = tokio::time::timeout(limit, self.replays_idle.cancelled());
         // Those that are not idle by then are taken up again at the next start.
         let others = async {
@@ -396,7 +411,7 @@ impl App {
             }
         };
         let others = tokio::time::timeout(limit, others);
-        let _ = tokio::join!(self.dispatcher.drain(limit), jobs, replays, others);
+        let _ = tokio::join!(self.dispatcher.drain(limit), jobs, auto, replays, others);
         for broker in self.brokers.values() {
             broker.close().await;
         }

@@ -38,6 +38,10 @@ pub enum Kind {
     Adopt,
     /// Sends copies of dead letters.
     Export,
+    /// Sends dead letters again without being asked.
+    AutoRedrive,
+    /// Lets dead letters expire, and deletes closed ones.
+    Keep,
     /// Rebuilds the handler (`helix dev`).
     Rebuild,
 }
@@ -64,6 +68,8 @@ impl Kind {
             | Self::Jobs
             | Self::Adopt
             | Self::Export
+            | Self::AutoRedrive
+            | Self::Keep
             | Self::Rebuild => OnError::Log,
         }
     }

@@ -86,8 +86,18 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "dlq",
-        &["broker", "decode", "model", "planted", "store", "telemetry"],
-        "dead letters are shown and sent again through the seams; routes are asked for by a trait of its own",
+        &[
+            "broker",
+            "config",
+            "decode",
+            "model",
+            "planted",
+            "retry",
+            "store",
+            "telemetry",
+        ],
+        "dead letters are shown and sent again through the seams; routes are asked for by a trait of its own. What is sent \
+         unasked follows a policy of the settings, with the delays of any retry",
     ),
     (
         "replay",
@@ -183,6 +193,8 @@ const NEVER: &[(&[&str], &[&str], &str)] = &[(
         "dlq/adopt/deaths",
         "dlq/adopt/shape",
         "dlq/export/shape",
+        "dlq/auto/doors",
+        "dlq/auto/policy",
         "dlq/plan",
         "replay/filter",
         "replay/job",

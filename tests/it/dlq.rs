@@ -1,6 +1,8 @@
 //! Dead letters that are sent again or discarded, on the embedded broker.
 
+mod auto;
 mod jobs;
+mod keep;
 
 use std::process::Output;
 use std::time::Duration;

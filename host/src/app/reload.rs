@@ -103,6 +103,16 @@ impl App {
             );
         }
         self.dlq_edit.store(settings.dlq_edit, Ordering::Relaxed);
+        self.dlq_auto.send_if_modified(|auto| {
+            let differs = auto.as_deref() != settings.dlq_auto.as_ref();
+            *auto = settings.dlq_auto.clone().map(Arc::new);
+            differs
+        });
+        self.dlq_keep.send_if_modified(|keep| {
+            let differs = *keep != settings.dlq_keep;
+            *keep = settings.dlq_keep;
+            differs
+        });
         if settings.host.messaging {
             self.dispatcher.apply(&settings, &self.brokers);
         }

@@ -10,7 +10,9 @@ use crate::error::{STORE_STORAGE, STORE_UNREACHABLE};
 use crate::model::{Clock, Ids};
 use crate::store::postgres::{self, PostgresStore};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Audit, DeadLetters, Error, Exports, HeldKeys, Jobs, Replays, Retries};
+use crate::store::{
+    Audit, AutoLetters, DeadLetters, Error, Exports, HeldKeys, Jobs, KeepLetters, Replays, Retries,
+};
 
 /// How long a start waits for a database that is away: a restart or a failover of it, or a whole site that starts at once.
 /// Not for ever: whoever started the host hears of it and starts it again. And not "ready later": what waits in the store comes
@@ -24,6 +26,8 @@ pub(super) struct Store {
     pub letters: Arc<dyn DeadLetters>,
     pub held: Arc<dyn HeldKeys>,
     pub exports: Arc<dyn Exports>,
+    pub auto: Arc<dyn AutoLetters>,
+    pub keep: Arc<dyn KeepLetters>,
     pub audit: Arc<dyn Audit>,
     pub jobs: Arc<dyn Jobs>,
     pub replays: Arc<dyn Replays>,
@@ -82,6 +86,8 @@ impl Store {
             letters: Arc::new(store.clone()),
             held: Arc::new(store.clone()),
             exports: Arc::new(store.clone()),
+            auto: Arc::new(store.clone()),
+            keep: Arc::new(store.clone()),
             audit: Arc::new(store.clone()),
             jobs: Arc::new(store.clone()),
             replays: Arc::new(store.clone()),
@@ -95,6 +101,8 @@ impl Store {
             letters: Arc::new(store.clone()),
             held: Arc::new(store.clone()),
             exports: Arc::new(store.clone()),
+            auto: Arc::new(store.clone()),
+            keep: Arc::new(store.clone()),
             audit: Arc::new(store.clone()),
             jobs: Arc::new(store.clone()),
             replays: Arc::new(store.clone()),

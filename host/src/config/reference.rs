@@ -30,7 +30,7 @@ pub fn text() -> String {
         ("messaging", fields_of::<raw::Messaging>()),
         ("store", fields_of::<raw::Store>()),
         ("limits", fields_of::<raw::Limits>()),
-        ("dlq", fields_of::<raw::Dlq>()),
+        ("dlq", of_dlq().as_slice()),
     ] {
         section(
             &mut out,
@@ -40,6 +40,19 @@ pub fn text() -> String {
             &[],
         );
     }
+    section(
+        &mut out,
+        definition("Auto"),
+        "[dlq.auto]",
+        fields_of::<raw::Auto>(),
+        &[],
+    );
+    nested(
+        &mut out,
+        "AutoType",
+        "types = [{ … }]",
+        fields_of::<raw::AutoType>(),
+    );
     comment(&mut out, resolve(field("tokens"), root), "\n");
     section(
         &mut out,
@@ -108,6 +121,12 @@ fn definition(name: &str) -> Resolved<'static> {
         root.get("$defs").and_then(|d| d.get(name)).unwrap_or(&Json::Null),
         root,
     )
+}
+
+/// `[dlq.auto]` has a table of its own.
+fn of_dlq() -> Vec<&'static str> {
+    let order = fields_of::<raw::Dlq>();
+    order.iter().copied().filter(|name| *name != "auto").collect()
 }
 
 /// A table with a line for each key; `given` are values that have to be there.

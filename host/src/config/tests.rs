@@ -7,6 +7,7 @@
     reason = "tests"
 )]
 
+mod dlq;
 mod environment;
 mod faults;
 mod files;

@@ -10,7 +10,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 use crate::broker::Destination;
-use crate::model::{MessageKind, Role, WireFormat};
+use crate::model::{FailureClass, MessageKind, Role, WireFormat};
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -31,6 +31,9 @@ pub struct Settings {
     pub dlq_adopt: Option<Arc<str>>,
     /// Topics that get copies of new dead letters.
     pub dlq_export: Export,
+    pub dlq_keep: Keep,
+    /// None: dead letters are sent again only when somebody asks.
+    pub dlq_auto: Option<DlqAuto>,
     /// Wire format of what the host publishes.
     pub formats: Formats,
     /// config/topology.toml.
@@ -232,6 +235,48 @@ pub struct RetryPolicy {
     pub max_delay: Duration,
     /// 0.0 … 1.0: the delay is spread by this share in both directions.
     pub jitter: f64,
+}
+
+/// How long dead letters are kept; none = for ever.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// Until they are expired, when nobody deals with them.
+    pub retention: Option<Duration>,
+    /// Until they are deleted, when they are closed.
+    pub closed: Option<Duration>,
+}
+
+/// Sending dead letters again without being asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DlqAuto {
+    /// Others are left alone.
+    pub classes: Vec<FailureClass>,
+    pub policy: AutoPolicy,
+    /// What is different for some types, the most specific first; none = they are left alone.
+    pub types: Vec<(Pattern, Option<AutoPolicy>)>,
+    /// For a confirm.
+    pub processing_timeout: Duration,
+    /// Letters under way at a time.
+    pub batch_size: usize,
+    pub poll_interval: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct AutoPolicy {
+    /// Without jitter.
+    pub retry: RetryPolicy,
+    pub on_exhausted: OnExhausted,
+}
+
+/// What becomes of a letter whose attempts are used up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnExhausted {
+    /// It stays, for a person.
+    #[default]
+    Archive,
+    /// It is given up on.
+    Discard,
 }
 
 /// A pattern over dotted names: `*` stands for any characters, everything else for itself.

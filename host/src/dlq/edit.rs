@@ -74,7 +74,7 @@ impl Redrive {
             Changed::Stopped => return Err(Refused::Stopped),
         };
         let sent = match self.plan_copy(&letter, edit, &message_id).await {
-            Ok(Target::Queue(publisher, raw)) => publish(&*publisher, *raw).await.map(|()| None),
+            Ok(Target::Queue(publisher, raw)) => publish(&*publisher, *raw, None).await.map(|()| None),
             Ok(Target::Route(row) | Target::Held(row)) => Ok(Some(row)),
             Err(refused) => Err(refused),
         };

@@ -7,12 +7,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::parked::Policy;
 use super::plan::{self, Plan, Refusal};
 use crate::broker::{PublishError, Publisher};
 use crate::model::{Clock, DeadLetter, Ids, LetterState, RawMessage};
 use crate::planted::{self, Bug};
-use crate::store::{Change, Changed, DeadLetters, HeldKeys, Jobs, Member, Note, Parked};
+use crate::store::{AutoLetters, Change, Changed, DeadLetters, HeldKeys, Jobs, Member, Note, Parked, Turn};
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::printable;
 use crate::telemetry::metrics::DLQ;
@@ -21,6 +23,13 @@ use crate::telemetry::metrics::DLQ;
 pub(super) const LEASE: Duration = Duration::from_secs(120);
 /// For the broker's confirm. Shorter than an HTTP request may take.
 const CONFIRM: Duration = Duration::from_secs(40);
+/// What a claim holds longer than a confirm may take: for what comes before and after it.
+const AROUND: Duration = Duration::from_secs(80);
+/// For the confirm of what is under way when the host stops.
+const HURRY: Duration = Duration::from_secs(5);
+/// A letter that was sent again that often and failed each time is sent by neither a job nor the host itself: it would go
+/// round for ever.
+pub(super) const GUARD: u32 = 10;
 /// The last change is tried again after these, while the store has a bad time.
 const PAUSES_MS: [u64; 7] = [20, 100, 300, 1_000, 2_000, 4_000, 8_000];
 
@@ -36,6 +45,7 @@ pub struct Redrive {
     pub letters: Arc<dyn DeadLetters>,
     pub held: Arc<dyn HeldKeys>,
     pub jobs: Arc<dyn Jobs>,
+    pub auto: Arc<dyn AutoLetters>,
     pub publishers: HashMap<Arc<str>, Arc<dyn Publisher>>,
     pub routes: Arc<dyn Routes>,
     pub clock: Arc<dyn Clock>,
@@ -90,6 +100,18 @@ pub struct Behalf {
     pub why: Option<String>,
     /// The letter's place in the job that does it.
     pub member: Option<Member>,
+    /// Nobody asked: the host does it by itself.
+    pub unasked: Option<Unasked>,
+}
+
+/// What the host is bound by when it sends a letter by itself.
+#[derive(Debug, Clone)]
+pub struct Unasked {
+    pub turn: Turn,
+    /// For the broker's confirm.
+    pub confirm: Duration,
+    /// The host stops: what is under way is not waited for much longer.
+    pub stop: CancellationToken,
 }
 
 impl Behalf {
@@ -98,6 +120,7 @@ impl Behalf {
             actor: actor.to_owned(),
             why: None,
             member: None,
+            unasked: None,
         }
     }
 
@@ -177,12 +200,8 @@ impl Redrive {
         self.plan(letter).await?;
         let id = &letter.id;
         let holder = self.ids.next();
-        let claim = Change::Claim {
-            holder: holder.clone(),
-            lease: LEASE,
-        };
-        let claimed = self.change(behalf, id, claim, behalf.note("reprocess", behalf.why.clone()));
-        let letter = match claimed.await? {
+        let note = behalf.note("reprocess", behalf.why.clone());
+        let letter = match self.claim(behalf, id, holder.clone(), note).await? {
             Changed::Done(letter) => letter,
             Changed::Conflict(_) if planted::is(Bug::RedriveWithoutCompareAndSet) => Box::new(letter.clone()),
             Changed::Conflict(state) => return Err(Refused::Conflict(state)),
@@ -194,12 +213,15 @@ impl Redrive {
             Ok(Target::Queue(publisher, raw)) if planted::is(Bug::LetterRemovedBeforeConfirm) => {
                 let ended = self.sent(id, behalf, Change::Sent { holder, park: None }).await;
                 tokio::time::sleep(planted::PAUSE).await;
-                return publish(&*publisher, *raw).await.and(ended);
+                return publish(&*publisher, *raw, None).await.and(ended);
             }
-            Ok(Target::Queue(publisher, raw)) => publish(&*publisher, *raw).await.map(|()| Change::Sent {
-                holder: holder.clone(),
-                park: None,
-            }),
+            Ok(Target::Queue(publisher, raw)) => {
+                let sent = publish(&*publisher, *raw, behalf.unasked.as_ref()).await;
+                sent.map(|()| Change::Sent {
+                    holder: holder.clone(),
+                    park: None,
+                })
+            }
             Ok(Target::Route(parked)) => Ok(Change::Sent {
                 holder: holder.clone(),
                 park: Some(parked),
@@ -217,6 +239,21 @@ impl Redrive {
                 Err(refused)
             }
         }
+    }
+
+    async fn claim(
+        &self,
+        behalf: &Behalf,
+        id: &str,
+        holder: String,
+        note: Note,
+    ) -> Result<Changed, crate::store::Error> {
+        let Some(unasked) = &behalf.unasked else {
+            let claim = Change::Claim { holder, lease: LEASE };
+            return self.change(behalf, id, claim, note).await;
+        };
+        let lease = LEASE.max(unasked.confirm.saturating_add(AROUND));
+        self.auto.claim_turn(id, &unasked.turn, holder, lease, note).await
     }
 
     async fn change(
@@ -321,10 +358,25 @@ pub(super) enum Target {
     Held(Box<Parked>),
 }
 
-pub(super) async fn publish(publisher: &dyn Publisher, raw: RawMessage) -> Result<(), Refused> {
-    let late = |_| Err(PublishError::Unknown(format!("none within {CONFIRM:?}")));
-    let confirmed = tokio::time::timeout(CONFIRM, publisher.put_back(raw)).await;
-    match confirmed.unwrap_or_else(late) {
+pub(super) async fn publish(
+    publisher: &dyn Publisher,
+    raw: RawMessage,
+    unasked: Option<&Unasked>,
+) -> Result<(), Refused> {
+    let confirm = unasked.map_or(CONFIRM, |unasked| unasked.confirm);
+    let hurried = async {
+        match unasked {
+            Some(unasked) => unasked.stop.cancelled().await,
+            None => std::future::pending().await,
+        }
+        tokio::time::sleep(HURRY).await;
+    };
+    let confirmed = tokio::select! {
+        confirmed = tokio::time::timeout(confirm, publisher.put_back(raw)) => confirmed
+            .unwrap_or_else(|_| Err(PublishError::Unknown(format!("none within {confirm:?}")))),
+        () = hurried => Err(PublishError::Unknown("the host stops".to_owned())),
+    };
+    match confirmed {
         Ok(_) => Ok(()),
         Err(error) if error.is_transient() => Err(Refused::Away(error)),
         Err(error) => Err(Refused::Target(error)),

@@ -385,7 +385,7 @@ impl Run {
 }
 
 /// Of what has no key none waits for another.
-fn lane(letter: &DeadLetter) -> Option<Lane> {
+pub(super) fn lane(letter: &DeadLetter) -> Option<Lane> {
     let key = letter.raw.key.as_deref()?;
     let place = letter.route.as_deref().unwrap_or(&letter.raw.origin.destination);
     let mut lane = Vec::with_capacity(place.len() + 1 + key.len());

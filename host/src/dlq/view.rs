@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::adopt::deaths::{self, Death};
 use crate::model::{Attempt, DeadLetter, FailureClass, LetterState, header};
-use crate::store::{Entry, HeldKey};
+use crate::store::{Entry, HeldKey, Mark, Progress};
 
 #[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[schemars(rename = "DeadLetter")]
@@ -45,6 +45,9 @@ pub struct Letter {
     /// Messages of its key that wait behind it, when the key is parked. Only in `show`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<u64>,
+    /// How far the host is with it by itself, when it has begun or leaves it alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto: Option<Unasked>,
     /// Only in `show`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub original: Option<Original>,
@@ -117,6 +120,34 @@ impl From<Entry> for Step {
             from: entry.from.as_str().to_owned(),
             to: entry.to.as_str().to_owned(),
             reason: entry.note.reason,
+        }
+    }
+}
+
+/// What the host did with a letter by itself, since a person had it last.
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Unasked {
+    /// `open`: it is tried again; `exhausted`: it waits for a person; `left`: no policy of `[dlq.auto]` wants it.
+    pub state: String,
+    pub attempts: u32,
+    /// Not before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
+    pub next: Option<String>,
+}
+
+impl Unasked {
+    pub fn new(progress: Progress, mark: Mark) -> Self {
+        let open = mark == Mark::Open && progress.due_ms > 0;
+        Self {
+            state: match mark {
+                Mark::Open => "open",
+                Mark::Exhausted => "exhausted",
+                Mark::Left => "left",
+            }
+            .to_owned(),
+            attempts: progress.attempts,
+            next: open.then(|| time(progress.due_ms)),
         }
     }
 }
@@ -223,6 +254,7 @@ impl Letter {
             last_failure: time(letter.last_failure_ms),
             trace_id: letter.trace_id.clone(),
             waiting: None,
+            auto: None,
             original: None,
             history: Vec::new(),
             deaths: Vec::new(),

@@ -44,7 +44,7 @@ use crate::dlq::rehearse::Turn;
 use crate::guest::{Candidates, Plugins};
 use crate::model::{Clock, Ids};
 use crate::replay::Desk;
-use crate::store::{Audit, DeadLetters, HeldKeys, Jobs, Retries};
+use crate::store::{Audit, AutoLetters, DeadLetters, HeldKeys, Jobs, Retries};
 use crate::telemetry::Metrics;
 
 /// What the handlers of the API need.
@@ -54,6 +54,7 @@ pub struct Api {
     pub plugins: Arc<dyn Plugins>,
     pub candidates: Arc<dyn Candidates>,
     pub letters: Arc<dyn DeadLetters>,
+    pub auto: Arc<dyn AutoLetters>,
     pub held: Arc<dyn HeldKeys>,
     pub redrive: Arc<Redrive>,
     pub jobs: Arc<dyn Jobs>,

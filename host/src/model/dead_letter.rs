@@ -120,8 +120,8 @@ pub enum LetterState {
     Expired,
 }
 
-/// A letter's life: `dead → retrying → reprocessed`, `retrying → dead`, `dead → discarded`, and `retrying → discarded` when a
-/// changed copy was sent in its place. A message that fails again
+/// A letter's life: `dead → retrying → reprocessed`, `retrying → dead`, `dead → discarded`, `retrying → discarded` when a
+/// changed copy was sent in its place, and `dead → expired` when nobody dealt with it for too long. A message that fails again
 /// brings its letter back from wherever it is ([`LetterState::after_failure`]).
 impl LetterState {
     pub const ALL: [Self; 5] = [
@@ -136,13 +136,19 @@ impl LetterState {
     pub fn may_become(self, to: Self) -> bool {
         matches!(
             (self, to),
-            (Self::Dead, Self::Retrying | Self::Discarded)
+            (Self::Dead, Self::Retrying | Self::Discarded | Self::Expired)
                 | (Self::Retrying, Self::Reprocessed | Self::Dead | Self::Discarded)
         )
     }
 
     /// The state of a letter whose message failed for good on this host. What a broker let expire is `dead`: nobody said until
     /// when it was worth something.
+    /// Nothing is done with a letter like that any more.
+    pub fn is_closed(self) -> bool {
+        matches!(self, Self::Reprocessed | Self::Discarded | Self::Expired)
+    }
+
+    /// The state of a letter whose message failed for good.
     pub fn after_failure(class: FailureClass) -> Self {
         if class == FailureClass::Expired {
             Self::Expired

@@ -3,9 +3,11 @@
 //! Every method that changes something returns only after the change is on disk.
 
 mod audit;
+mod auto;
 mod exports;
 mod held;
 mod jobs;
+mod keep;
 mod letters;
 pub mod postgres;
 mod replays;
@@ -14,9 +16,11 @@ pub mod sqlite;
 mod words;
 
 pub use audit::{Audit, AuditEntry, AuditPage};
+pub use auto::{AutoLetters, Candidate, Decided, Mark, Progress, Settled, Step, Turn};
 pub use exports::{Export, Exports};
 pub use held::{HeldFilter, HeldKey, HeldKeys, HeldPage, HeldRoute};
 pub use jobs::{Action, Ending, Job, JobResult, JobState, Jobs, Member, Members, NewJob, Standing};
+pub use keep::KeepLetters;
 pub use letters::{Change, Changed, DeadLetters, Entry, Group, Groups, LetterFilter, LetterPage, Note, Page};
 pub use replays::{Hold, Replays, Submitted};
 pub use retries::{Parked, Retries};

@@ -72,6 +72,18 @@ metrics! {
         "Copies of dead letters by what became of them: sent, or refused by the broker for good", ["destination", "result"];
     dlq_export_pending: single -> IntGauge, "messaging_dlq_export_pending",
         "Dead letters whose copies are not confirmed yet", [];
+    dlq_auto_processed: counter -> IntCounterVec, "messaging_dlq_auto_processed_total",
+        "Dead letters that the host sent again by itself", ["queue"];
+    dlq_auto_retried: counter -> IntCounterVec, "messaging_dlq_auto_retried_total",
+        "Those of them that it had tried before", ["queue"];
+    dlq_auto_failed: counter -> IntCounterVec, "messaging_dlq_auto_failed_total",
+        "Dead letters that the host could not send by itself, each time", ["queue"];
+    dlq_auto_archived: counter -> IntCounterVec, "messaging_dlq_auto_archived_total",
+        "Dead letters whose attempts were used up and that wait for a person", ["queue"];
+    dlq_auto_discarded: counter -> IntCounterVec, "messaging_dlq_auto_discarded_total",
+        "Dead letters whose attempts were used up and that were discarded", ["queue"];
+    dlq_auto_expired: counter -> IntCounterVec, "messaging_dlq_auto_expired_total",
+        "Dead letters that nobody dealt with for dlq.retention", ["queue"];
     consumer_lag: gauge -> IntGaugeVec, "messaging_consumer_lag",
         "Messages of a topic not yet committed by our group", ["broker", "destination"];
     handler_duration: histogram -> HistogramVec, "messaging_handler_duration_seconds",

@@ -93,7 +93,7 @@ impl Dlq {
 
 impl List {
     async fn run(self, global: &Global, client: &Client) -> Result<(), Exit> {
-        let states = self.state.is_some();
+        let mut states = self.state.is_some();
         let mut query = vec![("limit", self.limit.to_string())];
         query.extend(self.filter.words());
         query.extend(self.state.map(|state| ("state", state)));
@@ -105,7 +105,8 @@ impl List {
         if listing.messages.is_empty() {
             return output::line("no dead letters");
         }
-        // Who asks for states sees them.
+        // Who asks for states sees them; so does who would not know that the host has given up on one by itself.
+        states |= listing.messages.iter().any(|letter| letter.auto.is_some());
         let head = [
             "id",
             "class",
@@ -126,7 +127,10 @@ impl List {
                 letter.attempts.to_string(),
                 letter.last_failure.clone(),
                 letter.reason.chars().take(120).collect(),
-                letter.state.clone(),
+                match &letter.auto {
+                    Some(auto) => format!("{}, auto: {}", letter.state, auto.state),
+                    None => letter.state.clone(),
+                },
             ];
             row.truncate(columns);
             row
@@ -170,6 +174,17 @@ async fn show(global: &Global, client: &Client, id: &str) -> Result<(), Exit> {
     if let Some(waiting) = letter.waiting {
         let behind = format!("{waiting} messages of its key wait behind it");
         field("parked", &behind)?;
+    }
+    if let Some(auto) = &letter.auto {
+        let next = auto
+            .next
+            .as_deref()
+            .map(|next| format!(", not again before {next}"));
+        let next = next.unwrap_or_default();
+        field(
+            "auto",
+            &format!("{} after {} attempts{next}", auto.state, auto.attempts),
+        )?;
     }
     field("origin", &letter.origin)?;
     if let Some(queue) = &letter.found_in {

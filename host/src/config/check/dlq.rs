@@ -1,97 +1,100 @@
-//! Dead letters of others: what is adopted from where, and where copies go.
+//! Dead letters: how long they are kept, and what the host does with them by itself.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use super::Check;
-use crate::config::source::quoted;
-use crate::config::valid::{Export, Pattern, Route};
-use crate::config::{raw, topology};
+use crate::config::raw;
+use crate::config::units::Span;
+use crate::config::valid::{AutoPolicy, DlqAuto, Keep, Pattern, RetryPolicy};
 use crate::error;
-use crate::model::MessageKind;
+use crate::model::FailureClass;
 
 impl Check<'_> {
-    /// What the file asks for has to be possible; what nobody asked for is left out where it is not.
-    pub(super) fn adopt(
-        &mut self,
-        raw: &raw::Dlq,
-        routes: &[Route],
-        topology: &topology::Loaded,
-    ) -> Option<Arc<str>> {
-        let path = ["dlq", "adopt"];
-        let queue = self.named(&raw.adopt, MessageKind::Task, &path, topology)?;
-        // A pattern takes no destination that is called so.
-        let spared = queue.split('.').any(|part| part == "dlq");
-        let taker = routes.iter().find(|route| {
-            route.kind == MessageKind::Task
-                && route.destination.matches(&queue)
-                && (route.destination.is_literal() || !spared)
-        });
-        let Some(taker) = taker else {
-            return Some(queue);
-        };
-        if self.tree.at(&path).is_some() {
-            let message = format!(
-                "a route takes {} too ({}): its messages are handled or adopted, not both",
-                quoted(&queue),
-                taker.declared_at
-            );
-            self.fault(error::CONFIG_VALUE, &path, message).help =
-                Some("take the route out, or write adopt = \"\"".into());
-        }
-        None
-    }
-
-    pub(super) fn export(&mut self, raw: &raw::Dlq, topology: &topology::Loaded) -> Export {
-        if !raw.export {
-            return Export::default();
-        }
-        let mut topic = |name: &str, key: &str| {
-            let path = ["dlq", key];
-            // Asked for, also when the name is not written down.
-            let pattern = self.literal(name, &path)?;
-            self.exists(&pattern, MessageKind::Event, &path, topology);
-            Some(pattern.0)
-        };
-        Export {
-            tasks: topic(&raw.export_tasks, "export_tasks"),
-            events: topic(&raw.export_events, "export_events"),
-        }
-    }
-
-    fn named(
-        &mut self,
-        name: &str,
-        kind: MessageKind,
-        path: &[&str],
-        topology: &topology::Loaded,
-    ) -> Option<Arc<str>> {
-        let pattern = self.literal(name, path)?;
-        if self.tree.at(path).is_some() {
-            self.exists(&pattern, kind, path, topology);
-        } else if !topology
-            .destinations
-            .iter()
-            .any(|d| d.kind == kind && *d.name == *pattern.0)
-        {
-            return None;
-        }
-        Some(pattern.0)
-    }
-
-    /// One name, when there is one.
-    fn literal(&mut self, name: &str, path: &[&str]) -> Option<Pattern> {
-        if name.is_empty() {
-            return None;
-        }
-        let pattern = Pattern::new(name);
-        if !pattern.is_literal() {
+    /// What is wrong is found also while it is switched off.
+    pub(super) fn auto(&mut self, raw: &raw::Auto) -> Option<DlqAuto> {
+        if let Some(n) = raw.classes.iter().position(|c| *c == FailureClass::Expired) {
             self.fault(
                 error::CONFIG_VALUE,
-                path,
-                format!("{} is a pattern; this has to be one name", quoted(name)),
-            );
-            return None;
+                &["dlq", "auto", "classes", &n.to_string()],
+                "`expired` letters cannot be sent again: their deadline is over",
+            )
+            .help = Some("leave it out".into());
         }
-        Some(pattern)
+        self.delays(raw.delay, raw.max_delay, &["dlq", "auto", "delay"]);
+        let policy = AutoPolicy {
+            retry: RetryPolicy {
+                max_retries: raw.max_retries,
+                delay: raw.delay.0,
+                multiplier: raw.multiplier,
+                max_delay: raw.max_delay.0,
+                jitter: 0.0,
+            },
+            on_exhausted: raw.on_exhausted,
+        };
+        let mut types: Vec<(Pattern, Option<AutoPolicy>)> = raw
+            .types
+            .iter()
+            .enumerate()
+            .map(|(n, of_type)| self.auto_type(raw, n, of_type))
+            .collect();
+        // Stable: what is equally specific stays in the order of the file.
+        types.sort_by_key(|(pattern, _)| (!pattern.is_literal(), std::cmp::Reverse(pattern.0.len())));
+        raw.enabled.then(|| DlqAuto {
+            classes: raw.classes.clone(),
+            policy,
+            types,
+            processing_timeout: raw.processing_timeout.0,
+            batch_size: raw.batch_size,
+            poll_interval: raw.poll_interval.0,
+        })
+    }
+
+    fn auto_type(
+        &mut self,
+        auto: &raw::Auto,
+        n: usize,
+        raw: &raw::AutoType,
+    ) -> (Pattern, Option<AutoPolicy>) {
+        let number = n.to_string();
+        let at = |key: &'static str| ["dlq", "auto", "types", number.as_str(), key];
+        if raw.message_type.is_empty() && self.tree.at(&at("type")).is_some() {
+            self.fault(error::CONFIG_VALUE, &at("type"), "an empty type").help =
+                Some("\"*\" stands for all".into());
+        }
+        let delay = raw.delay.unwrap_or(auto.delay);
+        let max_delay = raw.max_delay.unwrap_or(auto.max_delay);
+        // What stands in the table above is told there.
+        if raw.delay.is_some() || raw.max_delay.is_some() {
+            let key = if raw.delay.is_some() { "delay" } else { "max_delay" };
+            self.delays(delay, max_delay, &at(key));
+        }
+        let policy = (!raw.never).then(|| AutoPolicy {
+            retry: RetryPolicy {
+                max_retries: raw.max_retries.unwrap_or(auto.max_retries),
+                delay: delay.0,
+                multiplier: raw.multiplier.unwrap_or(auto.multiplier),
+                max_delay: max_delay.0,
+                jitter: 0.0,
+            },
+            on_exhausted: raw.on_exhausted.unwrap_or(auto.on_exhausted),
+        });
+        (Pattern::new(raw.message_type.as_str()), policy)
+    }
+
+    fn delays(&mut self, delay: Span, max_delay: Span, path: &[&str]) {
+        if delay > max_delay {
+            let message = format!("dlq.auto: delay {delay} is longer than max_delay {max_delay}");
+            self.fault(error::CONFIG_VALUE, path, message).help =
+                Some("max_delay bounds every delay, the first one too".into());
+        }
+    }
+}
+
+/// Zero stands for ever.
+pub(super) fn keep(raw: &raw::Dlq) -> Keep {
+    let kept = |span: Span| Some(span.0).filter(|kept| *kept > Duration::ZERO);
+    Keep {
+        retention: kept(raw.retention),
+        closed: kept(raw.keep_closed),
     }
 }

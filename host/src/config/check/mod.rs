@@ -1,5 +1,6 @@
 //! What was read → [`valid::Settings`], or every reason why not.
 
+mod adopt;
 mod brokers;
 mod dlq;
 mod plugins;
@@ -86,6 +87,7 @@ impl<'a> Check<'a> {
         let store = self.store(&raw.store);
         let dlq_adopt = self.adopt(&raw.dlq, &routes, &topology);
         let dlq_export = self.export(&raw.dlq, &topology);
+        let dlq_auto = self.auto(&raw.dlq.auto);
         let host = valid::Host {
             state_dir,
             plugins_dir,
@@ -113,6 +115,8 @@ impl<'a> Check<'a> {
             dlq_edit: raw.dlq.edit,
             dlq_adopt,
             dlq_export,
+            dlq_keep: dlq::keep(&raw.dlq),
+            dlq_auto,
             formats: valid::Formats(
                 raw.formats
                     .iter()

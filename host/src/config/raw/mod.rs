@@ -1,6 +1,7 @@
 //! What may stand in helix.toml. The comments here are the reference: schema and helix.reference.toml are made from them.
 
 mod broker;
+mod dlq;
 mod topology;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use super::valid::{OnDeadLetter, Order, Unrouted};
 use crate::model::{Role, WireFormat};
 
 pub use broker::{Broker, Embedded, Kafka, RabbitMq, Sasl, Tls, TlsFiles};
+pub use dlq::{Auto, AutoType, Dlq};
 pub use topology::{Scalar, Topology};
 
 /// Helix configuration. Sources, the later wins: this file, environment, flags. `helix config explain` tells which one did.
@@ -179,38 +181,6 @@ impl Default for Limits {
             headers: 100,
             in_flight: 1000,
             wasm_size: Size(64 << 20),
-        }
-    }
-}
-
-/// Dead letters.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Dlq {
-    /// True: whoever may use the API may send a changed copy of a dead letter (`helix dlq edit`). The letter keeps who did it
-    /// and why; what was sent differs from what the producer wrote.
-    pub edit: bool,
-    /// Queue of RabbitMQ that it dead-letters to. What is in it (expired, queue full, rejected by foreign consumers, put there by
-    /// other programs) becomes dead letters of this host and is taken out. Nothing is adopted while there is no such queue; the
-    /// host makes none. An empty name switches it off, and so does a topology without the queue, or a route that takes it.
-    pub adopt: String,
-    /// True: a copy of each new dead letter is published to the topics below, as JSON in the manual's shape. Copies wait in the
-    /// store until they are confirmed.
-    pub export: bool,
-    /// Topic for copies of tasks; an empty name: none.
-    pub export_tasks: String,
-    /// Topic for copies of events; an empty name: none.
-    pub export_events: String,
-}
-
-impl Default for Dlq {
-    fn default() -> Self {
-        Self {
-            edit: false,
-            adopt: "helixagent.dlq".into(),
-            export: false,
-            export_tasks: "helixagent.dlq.tasks".into(),
-            export_events: "helixagent.dlq.events".into(),
         }
     }
 }

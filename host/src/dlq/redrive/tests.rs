@@ -133,6 +133,7 @@ impl Stage {
         let redrive = Arc::new(Redrive {
             letters: Arc::new(store.clone()),
             jobs: Arc::new(store.clone()),
+            auto: Arc::new(store.clone()),
             held: Arc::new(store.clone()),
             publishers: HashMap::from([("b".into(), publisher)]),
             routes: Arc::clone(&routes) as Arc<dyn Routes>,

@@ -4,12 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Runner;
-use crate::dlq::redrive::{Behalf, Refused};
+use crate::dlq::redrive::{Behalf, GUARD, Refused};
 use crate::model::{DeadLetter, LetterState};
 use crate::store::{Action, Ending, Job, Member, Standing};
 
-/// A letter that was sent again that often and failed each time is not sent by a job: it would go round for ever.
-const GUARD: u32 = 10;
 /// A result that cannot be written is tried again after this.
 const RECORD_AGAIN: Duration = Duration::from_millis(500);
 
@@ -79,6 +77,7 @@ impl Flight {
             actor: self.job.actor.clone(),
             why: Some(why),
             member: Some(self.member()),
+            unasked: None,
         };
         match self.job.action {
             Action::Reprocess => self

@@ -143,6 +143,7 @@ impl Stage {
             letters: Arc::new(store.clone()),
             held: Arc::new(store.clone()),
             jobs: Arc::new(store.clone()),
+            auto: Arc::new(store.clone()),
             publishers: HashMap::from([("b".into(), publisher)]),
             routes: Arc::new(NoRoutes),
             clock: Arc::new(SystemClock),

@@ -17,7 +17,7 @@ use self::parameters::{Words, filter, limit, number, take, words};
 use super::named::Named;
 use super::{Api, Caller, Problem};
 use crate::broker::PublishError;
-use crate::dlq::view::Outcome;
+use crate::dlq::view::{Outcome, Unasked};
 use crate::dlq::{Behalf, Refused};
 use crate::error;
 use crate::model::LetterState;
@@ -52,7 +52,17 @@ pub(super) async fn list(
     };
     let filter = filter(&words, &api)?;
     let found = api.letters.list(&filter, &page).await?;
-    let messages = found.letters.iter().map(Letter::summary).collect();
+    let mut messages: Vec<Letter> = found.letters.iter().map(Letter::summary).collect();
+    let ids: Vec<String> = messages.iter().map(|letter| letter.id.clone()).collect();
+    // In the order of the ids.
+    let known = api.auto.progress(&ids).await?;
+    for letter in &mut messages {
+        letter.auto = known
+            .binary_search_by(|(id, ..)| id.cmp(&letter.id))
+            .ok()
+            .and_then(|at| known.get(at))
+            .map(|(_, progress, mark)| Unasked::new(*progress, *mark));
+    }
     Ok(Json(Listing {
         count: found.count,
         at_least: found.at_least,
@@ -69,7 +79,11 @@ pub(super) async fn show(
     let letter = api.letters.get(&id).await?.ok_or_else(|| unknown(&id))?;
     let trail = api.letters.trail(&id).await?;
     let held = api.held.held_by(&id).await?;
+    let auto = api.auto.progress(std::slice::from_ref(&id)).await?;
     let mut shown = Letter {
+        auto: auto
+            .first()
+            .map(|(_, progress, mark)| Unasked::new(*progress, *mark)),
         waiting: held.map(|held| held.waiting),
         ..Letter::whole(&letter, trail)
     };
@@ -223,7 +237,7 @@ fn next(state: LetterState) -> &'static str {
         LetterState::Reprocessed => "it was sent again already; should it fail once more, it is dead again",
         LetterState::Discarded => "it was discarded; publish a new message if it is needed after all",
         LetterState::Expired => {
-            "its time was over before it ran; publish a new message if it is needed after all"
+            "its time was over before it ran, or before anybody dealt with it; publish a new message if it is needed after all"
         }
     }
 }

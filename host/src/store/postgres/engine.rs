@@ -39,6 +39,8 @@ pub(super) const WORDS: &str = "
     CREATE SEQUENCE letter_numbers;
     CREATE TABLE letter_words (number BIGINT PRIMARY KEY, words TSVECTOR NOT NULL);
     CREATE INDEX letter_words_of ON letter_words USING GIN (words) WITH (gin_pending_list_limit = 1024);";
+/// Where that table has the number of a letter.
+pub(super) const WORDS_NUMBER: &str = "number";
 /// The numbers of letters with the words that [`sought`] says.
 pub(super) const FINDING: (&str, &str) = (
     "SELECT number FROM letter_words WHERE words @@ CAST(",

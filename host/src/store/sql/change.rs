@@ -10,12 +10,15 @@ use super::text::{stored, text};
 use super::{Error, held, int, letters, retries, trail};
 use crate::model::clock::duration_ms;
 use crate::model::{LetterState, UnixMs};
-use crate::store::{Change, Changed, Note};
+use crate::store::{Change, Changed, Note, Progress};
 
+/// `turn`: it is the host that claims it by itself, and is so far with it then.
+#[allow(clippy::too_many_arguments, reason = "what a change is made of")]
 pub(super) async fn change(
     on: &mut Connection,
     id: &str,
     change: &Change,
+    turn: Option<Progress>,
     note: &Note,
     host: &str,
     now: UnixMs,
@@ -31,13 +34,20 @@ pub(super) async fn change(
         | Change::Release
         | Change::Discard => (None, None, None),
     };
+    // Whoever claims it begins anew with it, so that the host tries as often as ever after a person did.
+    let begun = match change {
+        Change::Claim { .. } => Some(turn.unwrap_or_default()),
+        _ => None,
+    };
     // Its lane is locked: nobody else takes the row away.
     if matches!(change, Change::Resume { .. } | Change::Release) && !held::holds(on, id).await? {
         return Ok(state(on, id).await?.map_or(Changed::Unknown, Changed::Conflict));
     }
     // A holder that is asked for has to be there; where none is asked for the row has none either.
     let changed = sqlx::query(concat!(
-        "UPDATE dead_letters SET state = $3, holder = $4, lease_until_ms = $5, host = $7
+        "UPDATE dead_letters SET state = $3, holder = $4, lease_until_ms = $5, host = $7, closed_ms = $8,
+             auto_attempts = COALESCE($9, auto_attempts), auto_due_ms = COALESCE($10, auto_due_ms),
+             auto_end = CASE WHEN $9 IS NULL THEN auto_end ELSE NULL END
          WHERE id = $1 AND state = $2 AND holder IS NOT DISTINCT FROM $6 RETURNING ",
         letters::columns!(),
         ", grp, destination"
@@ -49,6 +59,9 @@ pub(super) async fn change(
     .bind(until)
     .bind(change.holder().map(stored))
     .bind(host)
+    .bind(letters::closed(to, now))
+    .bind(begun.map(|progress| i64::from(progress.attempts)))
+    .bind(begun.map(|progress| int(progress.due_ms)))
     .fetch_optional(&mut *on)
     .await
     .map_err(failed)?;

@@ -55,7 +55,7 @@ pub(super) async fn enter_all(
             continue;
         };
         let (some, others) = rest.split_at(size);
-        let inserted = insert(on, some, tally).await?;
+        let inserted = insert(on, some, now, tally).await?;
         for letter in some {
             ids.push(if inserted.contains(&letter.id) {
                 letter.id.clone()
@@ -94,7 +94,7 @@ async fn enter(
     let group = Fingerprint::of(letter).group;
     let mut found = row_of(on, letter).await?;
     if found.is_none() {
-        if insert(on, &[letter], tally).await?.contains(&letter.id) {
+        if insert(on, &[letter], now, tally).await?.contains(&letter.id) {
             return Ok(letter.id.clone());
         }
         // Another host was quicker.
@@ -113,7 +113,8 @@ async fn enter(
         "UPDATE dead_letters SET route = $2, plugin = $3, digest = $4, class = $5, reason = $6, code = $7, attempts = $8,
              earlier = $9, state = $10, reprocessed = $11, holder = NULL, lease_until_ms = NULL, host = NULL,
              first_failure_ms = CASE WHEN first_failure_ms < $12 THEN first_failure_ms ELSE $12 END,
-             last_failure_ms = CASE WHEN last_failure_ms > $13 THEN last_failure_ms ELSE $13 END, grp = $14
+             last_failure_ms = CASE WHEN last_failure_ms > $13 THEN last_failure_ms ELSE $13 END, grp = $14,
+             closed_ms = $15
          WHERE id = $1",
     )
     .bind(stored(&row.id))
@@ -130,6 +131,7 @@ async fn enter(
     .bind(int(letter.first_failure_ms))
     .bind(int(letter.last_failure_ms))
     .bind(&group)
+    .bind(letters::closed(letter.state, now))
     .execute(&mut *on)
     .await
     .map_err(failed)?;
@@ -209,11 +211,12 @@ async fn find(on: &mut Connection, id: &str) -> Result<Option<Row>, Error> {
 async fn insert(
     on: &mut Connection,
     letters: &[&DeadLetter],
+    now: UnixMs,
     tally: &mut Tally,
 ) -> Result<HashSet<String>, Error> {
     let mut query: QueryBuilder<Database> = QueryBuilder::new(
         "INSERT INTO dead_letters (id, destination, message_id, message_type, route, plugin, digest, class, reason, code,
-                                   attempts, first_failure_ms, last_failure_ms, trace_id, state, message, reprocessed, grp, number) ",
+                                   attempts, first_failure_ms, last_failure_ms, trace_id, state, message, reprocessed, grp, closed_ms, number) ",
     );
     let mut rows = Vec::with_capacity(letters.len());
     for letter in letters {
@@ -245,6 +248,7 @@ async fn insert(
                 .push_bind(codec::write(&letter.raw))
                 .push_bind(i64::from(letter.reprocessed))
                 .push_bind(print.group.clone())
+                .push_bind(letters::closed(letter.state, now))
                 .push(number(place));
         },
     );

@@ -363,7 +363,7 @@ async fn change_member(
     if begins && !planted::is(Bug::CancelOnlyFlipsAFlag) && !is_ours(on, member).await? {
         return Ok(Changed::Stopped);
     }
-    let changed = change::change(on, letter, change, note, host, now, tally).await?;
+    let changed = change::change(on, letter, change, None, note, host, now, tally).await?;
     let ending = match (change, &changed) {
         (Change::Discard, Changed::Done(_)) => Some(Ending::Discarded),
         (Change::Sent { .. } | Change::Resume { .. }, Changed::Done(_)) => Some(Ending::Sent),

@@ -17,7 +17,7 @@ use super::row::{column, corrupt};
 use super::tally::Kind;
 use super::text::{maybe_text, stored, text};
 use super::{Error, Store, codec, groups, int, small, trail, uint, words};
-use crate::model::DeadLetter;
+use crate::model::{DeadLetter, LetterState, UnixMs};
 use crate::store::{Change, Changed, DeadLetters, Entry, Groups, LetterFilter, LetterPage, Note, Page};
 
 /// Letters in a page whose caller did not say.
@@ -65,6 +65,11 @@ pub(super) fn kind(row: &Row) -> Result<Kind, Error> {
         text(row, "destination")?,
         maybe_text(row, "message_type")?.as_deref(),
     ))
+}
+
+/// Since when a letter is closed that has that state from now on.
+pub(super) fn closed(state: LetterState, now: UnixMs) -> Option<i64> {
+    state.is_closed().then(|| int(now))
 }
 
 /// The value of an enum whose variants are plain words; `as_str` writes what serde reads.

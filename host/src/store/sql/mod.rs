@@ -8,6 +8,7 @@
 //! their own. Text is written by [`text::stored`], so that it is the same text in both.
 
 mod audit;
+mod auto;
 mod change;
 pub(super) mod codec;
 mod enter;
@@ -16,6 +17,7 @@ pub(super) mod find;
 mod groups;
 mod held;
 mod jobs;
+mod keep;
 mod letters;
 mod matching;
 mod op;

@@ -6,9 +6,9 @@ use super::change::{self, Over};
 use super::engine::Connection;
 use super::retries::{self, Claim};
 use super::tally::Tally;
-use super::{Error, audit, enter, exports, held, jobs, replays};
+use super::{Error, audit, auto, enter, exports, held, jobs, keep, replays};
 use crate::model::{DeadLetter, UnixMs};
-use crate::store::{AuditEntry, Change, Changed, Export, Job, Note, Parked};
+use crate::store::{AuditEntry, Change, Changed, Export, Job, Note, Parked, Settled};
 
 pub(super) enum Op {
     Park(Vec<Parked>),
@@ -34,6 +34,8 @@ pub(super) enum Op {
     },
     Job(jobs::Op, Arc<str>),
     Export(exports::Op),
+    Auto(auto::Op, Arc<str>),
+    Keep(keep::Op),
 }
 
 #[derive(Debug)]
@@ -48,6 +50,7 @@ pub(super) enum Done {
     Job(Option<Box<Job>>),
     /// Was it done?
     Flag(bool),
+    Settled(Settled),
 }
 
 impl Done {
@@ -102,6 +105,7 @@ impl Op {
                 into.change(letter, change);
             }
             Self::Complete(id) | Self::Bury(id, _) => into.ids.push(id),
+            Self::Auto(op, _) => into.letters.extend(op.discards()),
             Self::Claim(_)
             | Self::Reschedule(_)
             | Self::Release(..)
@@ -113,6 +117,7 @@ impl Op {
             | Self::Audit(_)
             | Self::Forget { .. }
             | Self::Export(_)
+            | Self::Keep(_)
             | Self::Job(..) => {}
         }
     }
@@ -159,6 +164,8 @@ impl Op {
             }
             Self::Job(op, host) => return op.apply(on, now, host, tally).await,
             Self::Export(op) => return op.apply(on, now).await,
+            Self::Auto(op, host) => return op.apply(on, now, host, tally).await,
+            Self::Keep(op) => return op.apply(on, now, tally).await.map(Done::Count),
             Self::Enter(letters) => {
                 let letters: Vec<_> = letters.iter().collect();
                 return enter::enter_all(on, &letters, now, tally)
@@ -166,7 +173,7 @@ impl Op {
                     .map(Done::Entered);
             }
             Self::Change(id, change, note, host) => {
-                return change::change(on, id, change, note, host, now, tally)
+                return change::change(on, id, change, None, note, host, now, tally)
                     .await
                     .map(Done::Changed);
             }

@@ -93,6 +93,24 @@ async fn make_up_some(on: &mut Connection) -> Result<usize, Error> {
     Ok(rows.len())
 }
 
+/// The words of letters that are no more.
+pub(super) async fn forget(on: &mut Connection, numbers: &[i64]) -> Result<(), Error> {
+    if numbers.is_empty() {
+        return Ok(());
+    }
+    let mut query = QueryBuilder::<Database>::new(format!(
+        "DELETE FROM letter_words WHERE {} IN (",
+        engine::WORDS_NUMBER
+    ));
+    let mut gone = query.separated(", ");
+    for number in numbers {
+        gone.push_bind(*number);
+    }
+    query.push(")");
+    query.build().execute(on).await.map_err(failed)?;
+    Ok(())
+}
+
 /// A letter that has the words, and its group.
 pub(super) struct Hit {
     pub spot: Spot,

@@ -9,7 +9,7 @@ use super::engine::{self, Connection, Link, bounded};
 use super::op::{Done, Lanes, Op};
 use super::tally::Tally;
 use super::text::stored;
-use super::{enter, exports, jobs, trail};
+use super::{auto, enter, exports, jobs, trail};
 use crate::model::{Clock, DeadLetter, UnixMs};
 use crate::store::{Change, Error, Note};
 
@@ -187,7 +187,8 @@ fn undo(op: &Op) -> Option<Op> {
                 ..
             },
             host,
-        ) => {
+        )
+        | Op::Auto(auto::Op::Claim { letter, holder, .. }, host) => {
             let holder = holder.clone();
             let note = Note {
                 actor: trail::HOST.to_owned(),

@@ -34,6 +34,8 @@ pub(super) const AMONG: (&str, &str) = (" IN (SELECT value FROM json_each(", "))
 /// they are small letters already. Which words a letter has is all that is kept of them.
 pub(super) const WORDS: &str = "CREATE VIRTUAL TABLE letter_words
     USING fts5(words, content='', contentless_delete=1, detail=none, tokenize='ascii');";
+/// Where that table has the number of a letter.
+pub(super) const WORDS_NUMBER: &str = "rowid";
 /// The numbers of letters with the words that [`sought`] says.
 pub(super) const FINDING: (&str, &str) = (
     "SELECT rowid AS number FROM letter_words WHERE letter_words MATCH ",

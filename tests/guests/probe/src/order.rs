@@ -3,7 +3,7 @@
 //! | do | what happens | also read |
 //! |---|---|---|
 //! | `ok` (default) | done | |
-//! | `retry` | retry; `until`: only while the attempt is below it | `reason`, `code`, `until` |
+//! | `retry` | retry; `until`: only while the attempt is below it; `lives`: only while it was sent again fewer times | `reason`, `code`, `until`, `lives` |
 //! | `retry-after` | retry, not before `ms` | `ms`, `reason`, `code`, `until` |
 //! | `reject` | reject | `reason`, `code` |
 //! | `huge-reason` | retry with a reason of `bytes` | `bytes` |
@@ -54,6 +54,7 @@ pub struct Order {
     reason: String,
     code: Option<String>,
     until: Option<u32>,
+    lives: Option<u32>,
     ms: u64,
     count: u64,
     bytes: Option<usize>,
@@ -74,6 +75,7 @@ impl Default for Order {
             reason: "ordered".into(),
             code: None,
             until: None,
+            lives: None,
             ms: 0,
             count: 0,
             bytes: None,
@@ -180,7 +182,9 @@ impl Order {
     }
 
     fn fail(&self, context: &Context, failure: Failure) -> Handled {
-        if self.until.is_some_and(|until| context.attempt() >= until) {
+        let enough = self.until.is_some_and(|until| context.attempt() >= until)
+            || self.lives.is_some_and(|lives| context.reprocessed() >= lives);
+        if enough {
             return Ok(());
         }
         Err(match &self.code {

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use helix_host::model::{DeadLetter, FailureClass, LetterState, MessageKind, header};
 use helix_host::store::{
-    Action, Audit, AuditEntry, Change, Job, LetterFilter, Members, NewJob, Page, Parked,
+    Action, Audit, AuditEntry, Change, Decided, Job, LetterFilter, Members, NewJob, Page, Parked, Progress,
+    Turn,
 };
+use helix_host::store::{AutoLetters, KeepLetters, Step as Settling};
 
 use super::stage::{Engine, Hands, LEASE, Stage, Store, attempt, letter, message, note, parked};
 
@@ -59,6 +61,12 @@ enum Step {
     Forget(u64, usize),
     Audited(Option<u64>, usize),
     Export(MessageKind, usize, Fate),
+    Candidates(u64, usize),
+    Turn(String, Turn),
+    Settle(Vec<Decided>),
+    Reconsider(&'static str),
+    Expire(u64, usize),
+    Close(u64, usize),
     Later(u64),
 }
 
@@ -163,6 +171,44 @@ impl Dice {
         }
     }
 
+    /// Few, so that what is seen is often so.
+    fn progress(&mut self, now: u64) -> Progress {
+        Progress {
+            attempts: u32::from(self.chance(40)),
+            due_ms: if self.chance(60) { 0 } else { now / 2_000 * 2_000 },
+        }
+    }
+
+    fn decided(&mut self, now: u64) -> Decided {
+        let why = format!("tried {}", self.of(&WORDS));
+        Decided {
+            letter: self.letter_id(),
+            seen: self.progress(now),
+            step: match self.below(6) {
+                0..3 => Settling::Set(self.progress(now)),
+                3 => Settling::Leave {
+                    policies: self.of(&["p1", "p2"]).to_owned(),
+                },
+                4 => Settling::Archive { why },
+                _ => Settling::Discard { why },
+            },
+        }
+    }
+
+    fn unasked(&mut self, now: u64) -> Step {
+        match self.below(8) {
+            0..2 => Step::Candidates(now, self.below(6)),
+            2..4 => {
+                let (seen, next) = (self.progress(now), self.progress(now));
+                Step::Turn(self.letter_id(), Turn { seen, next })
+            }
+            4..6 => Step::Settle((0..self.below(4)).map(|_| self.decided(now)).collect()),
+            6 if self.chance(40) => Step::Reconsider(self.of(&["p1", "p2"])),
+            6 => Step::Expire(now.saturating_sub(20_000), self.below(4)),
+            _ => Step::Close(now.saturating_sub(20_000), self.below(4)),
+        }
+    }
+
     fn job(&mut self) -> NewJob {
         NewJob {
             id: format!("job {}", self.of(&WORDS)),
@@ -222,7 +268,8 @@ impl Dice {
     }
 
     fn step(&mut self, now: u64, cursors: &[String]) -> Step {
-        match self.below(25) {
+        match self.below(28) {
+            25..28 => self.unasked(now),
             0..3 => Step::Park((0..=self.below(4)).map(|_| self.row(now)).collect()),
             3..5 => Step::Claim(now, self.below(5)),
             5 => Step::Complete(self.row_id()),
@@ -300,7 +347,10 @@ async fn take(store: &dyn Store, step: &Step) -> String {
         Step::Lapse => said(store.lapse().await),
         Step::Reclaim => said(store.reclaim().await),
         Step::List(filter, page) => said(store.list(filter, page).await),
-        Step::Letter(id) => said(store.get(id).await) + &said(store.trail(id).await),
+        Step::Letter(id) => {
+            let known = AutoLetters::progress(store, std::slice::from_ref(id)).await;
+            said(store.get(id).await) + &said(store.trail(id).await) + &said(known)
+        }
         Step::Lane(route, lane) => said(store.lane_is_empty(route, lane).await),
         Step::Overview => {
             said(store.count().await)
@@ -343,6 +393,19 @@ async fn take(store: &dyn Store, step: &Step) -> String {
             };
             format!("{letters:?}") + &said(done) + &said(store.pending_exports().await)
         }
+        Step::Candidates(now, limit) => {
+            let classes = [FailureClass::Exhausted, FailureClass::TooLarge];
+            said(store.candidates(&classes, *now, *limit).await)
+        }
+        Step::Turn(id, turn) => said(
+            store
+                .claim_turn(id, turn, "h1".to_owned(), LEASE, note("turn"))
+                .await,
+        ),
+        Step::Settle(decided) => said(store.settle("host", decided.clone()).await),
+        Step::Reconsider(policies) => said(store.reconsider(policies, 1_000).await),
+        Step::Expire(until, limit) => said(KeepLetters::expire(store, *until, "too old", *limit).await),
+        Step::Close(until, limit) => said(store.forget_closed(*until, *limit).await),
         Step::Later(_) => String::new(),
     }
 }

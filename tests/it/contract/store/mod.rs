@@ -19,6 +19,7 @@ macro_rules! on_both {
     };
 }
 
+mod auto;
 mod crash;
 mod differential;
 mod finding;

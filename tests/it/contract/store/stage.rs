@@ -13,7 +13,9 @@ use helix_host::model::{
 };
 use helix_host::store::postgres::{Options, PostgresStore};
 use helix_host::store::sqlite::SqliteStore;
-use helix_host::store::{Audit, DeadLetters, Error, Exports, Jobs, Note, Parked, Retries};
+use helix_host::store::{
+    Audit, AutoLetters, DeadLetters, Error, Exports, HeldKeys, Jobs, KeepLetters, Note, Parked, Retries,
+};
 use helix_tests::{unique, variable};
 
 pub const LEASE: Duration = Duration::from_secs(1);
@@ -43,7 +45,9 @@ impl Clock for Hands {
 
 /// All that a store does.
 #[async_trait]
-pub trait Store: Retries + DeadLetters + Audit + Jobs + Exports {
+pub trait Store:
+    Retries + DeadLetters + HeldKeys + AutoLetters + KeepLetters + Audit + Jobs + Exports
+{
     async fn reclaim(&self) -> Result<u64, Error>;
     async fn close(&self);
 }

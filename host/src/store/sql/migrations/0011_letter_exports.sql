@@ -10,3 +10,5 @@ CREATE TABLE letter_exports (
 );
 CREATE INDEX letter_exports_next ON letter_exports (kind, seq);
 CREATE INDEX letter_exports_host ON letter_exports (host) WHERE host IS NOT NULL;
+-- Is a letter still to be copied?
+CREATE INDEX letter_exports_letter ON letter_exports (letter);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::{Change, Changed, Group, Note};
+use crate::store::{AutoLetters, Change, Changed, Decided, Group, KeepLetters, Note, Progress, Step, Turn};
 
 fn failing(id: &str, at: UnixMs, reason: &str, digest: Option<&str>) -> DeadLetter {
     DeadLetter {
@@ -240,6 +240,18 @@ enum Event {
     GiveBack,
     Discard,
     Lapse,
+    /// The host's own turn.
+    Turn,
+    /// The host is done with it by itself.
+    End {
+        discard: bool,
+    },
+    Expire {
+        limit: usize,
+    },
+    Forget {
+        limit: usize,
+    },
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -251,6 +263,10 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::GiveBack),
         1 => Just(Event::Discard),
         1 => Just(Event::Lapse),
+        1 => Just(Event::Turn),
+        1 => any::<bool>().prop_map(|discard| Event::End { discard }),
+        1 => (1_usize..4).prop_map(|limit| Event::Expire { limit }),
+        1 => (1_usize..4).prop_map(|limit| Event::Forget { limit }),
     ]
 }
 
@@ -298,6 +314,22 @@ proptest! {
                     }
                     Event::Lapse => {
                         store.lapse().await.unwrap();
+                    }
+                    Event::Turn => {
+                        let turn = Turn { seen: Progress::default(), next: Progress { attempts: 1, due_ms: at } };
+                        store.claim_turn(&id, &turn, holder, Duration::from_millis(25), note()).await.unwrap();
+                    }
+                    Event::End { discard } => {
+                        let why = "used up".to_owned();
+                        let step = if discard { Step::Discard { why } } else { Step::Archive { why } };
+                        let decided = Decided { letter: id, seen: Progress::default(), step };
+                        store.settle("host", vec![decided]).await.unwrap();
+                    }
+                    Event::Expire { limit } => {
+                        store.expire(at.saturating_sub(60), "too old", limit).await.unwrap();
+                    }
+                    Event::Forget { limit } => {
+                        store.forget_closed(at.saturating_sub(60), limit).await.unwrap();
                     }
                 }
             }
