@@ -198,6 +198,9 @@ impl App {
         }
         tasks.spawn(Kind::Keep, letters::keep(self, &clock).run(self.stop.clone()));
         let swept = Arc::clone(&clock);
+        // The envelope around the payload: names, ids, headers, base64 of a binary payload.
+        let body_limit = settings.limits.message_bytes.saturating_mul(4) / 3 + 64 * 1024;
+        let wasm_limit = usize::try_from(settings.limits.wasm_bytes).unwrap_or(usize::MAX);
         dead_letters::spawn(self, &clock, &mut tasks);
         let api = Arc::new(Api {
             brokers: self.brokers.clone(),
@@ -217,16 +220,15 @@ impl App {
             clock,
             ids: Arc::new(UuidIds),
             tokens: Arc::clone(&self.tokens),
-            gate: Gate::default(),
+            gate: Gate::new(body_limit, wasm_limit),
             audit: Arc::clone(&self.store.audit),
             stale_config: Arc::clone(&self.stale_config),
             dlq_edit: Arc::clone(&self.dlq_edit),
             rehearsing: dlq::rehearse::Turn::default(),
             messaging: settings.host.messaging,
-            // The envelope around the payload: names, ids, headers, base64 of a binary payload.
-            body_limit: settings.limits.message_bytes.saturating_mul(4) / 3 + 64 * 1024,
+            body_limit,
             message_limit: settings.limits.message_bytes,
-            wasm_limit: usize::try_from(settings.limits.wasm_bytes).unwrap_or(usize::MAX),
+            wasm_limit,
             stopping: self.stopping.clone(),
         });
         tasks.spawn(Kind::Http, http::serve(listener, api, self.stop.clone()));
@@ -496,6 +498,11 @@ pub(crate) fn connect(
         brokers.insert(name.as_str().into(), broker);
     }
     Ok(brokers)
+}
+
+/// docs/openapi.json, generated.
+pub fn openapi() -> String {
+    http::openapi::text()
 }
 
 /// What a broker that is not there can do.

@@ -93,6 +93,8 @@ codes! {
     HTTP_TOO_MANY = 509;
     /// The configuration does not allow it.
     HTTP_SWITCHED_OFF = 511;
+    /// The request came too slowly, or took too long.
+    HTTP_TOO_SLOW = 512;
     /// The running host does not answer.
     CLI_UNREACHABLE = 601;
     /// A file on the command line cannot be used.

@@ -37,7 +37,7 @@ fn setup(config: &str) -> Setup {
 }
 
 async fn ask(host: &Host, method: Method, path: &str, token: &str, body: Value) -> (u16, Value) {
-    let answer = reqwest::Client::new()
+    let answer = helix_tests::Client::default()
         .request(method, format!("{}{path}", host.url()))
         .bearer_auth(token)
         .json(&body)
@@ -45,7 +45,7 @@ async fn ask(host: &Host, method: Method, path: &str, token: &str, body: Value) 
         .await
         .unwrap();
     let status = answer.status().as_u16();
-    (status, answer.json().await.unwrap_or_default())
+    (status, answer.json().unwrap_or_default())
 }
 
 async fn get(host: &Host, path: &str, token: &str) -> (u16, Value) {

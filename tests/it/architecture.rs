@@ -173,6 +173,8 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("wasmtime_wasi", &["guest"], FOREIGN),
     ("wasmtime_wasi_http", &["guest"], FOREIGN),
     ("axum", &["http"], FOREIGN),
+    ("hyper", &["http"], FOREIGN),
+    ("hyper_util", &["http"], FOREIGN),
     ("clap", &["cli", "main"], FOREIGN),
 ];
 const CONCRETE: &str =

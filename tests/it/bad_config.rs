@@ -332,7 +332,7 @@ async fn an_address_beyond_loopback_needs_a_token_and_then_every_request_does() 
     let host = setup.start().await;
     host.ready().await;
     assert_eq!(host.get("/livez").await.0, 200, "probes carry no token");
-    let http = reqwest::Client::new();
+    let http = helix_tests::Client::default();
     let ask = async |method: reqwest::Method, path: &str, header: Option<&str>| {
         let mut request = http.request(method, format!("{}{path}", host.url()));
         request = request.json(&json!({ "type": "probe", "payload": {} }));
@@ -342,7 +342,7 @@ async fn an_address_beyond_loopback_needs_a_token_and_then_every_request_does() 
         let answer = request.send().await.unwrap();
         (
             answer.status().as_u16(),
-            answer.json::<Value>().await.unwrap_or_default(),
+            answer.json::<Value>().unwrap_or_default(),
         )
     };
     let (get, post) = (reqwest::Method::GET, reqwest::Method::POST);

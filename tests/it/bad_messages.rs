@@ -468,7 +468,7 @@ async fn what_http_accepts_but_nobody_can_handle_is_visible_and_what_it_cannot_a
             "{what}: {problem}"
         );
     }
-    let refused = helix_tests::host::client()
+    let refused = helix_tests::Client::default()
         .post(format!("{}{path}", host.url()))
         .json(&json!({ "type": "probe", "payload": "x".repeat(4 * SIZE) }))
         .send()

@@ -67,13 +67,13 @@ async fn reprocess(host: &Host, id: &str) -> (u16, Value) {
 }
 
 async fn discard(host: &Host, path: &str, body: Option<Value>) -> (u16, Value) {
-    let request = helix_tests::host::client().delete(format!("{}/v1/messaging/dlq/{path}", host.url()));
+    let request = helix_tests::Client::default().delete(format!("{}/v1/messaging/dlq/{path}", host.url()));
     let request = match body {
         Some(body) => request.json(&body),
         None => request,
     };
     let answer = request.send().await.unwrap();
-    (answer.status().as_u16(), answer.json().await.unwrap_or_default())
+    (answer.status().as_u16(), answer.json().unwrap_or_default())
 }
 
 fn id_of(letter: &Value) -> String {
@@ -371,7 +371,7 @@ async fn a_host_that_is_killed_after_the_confirm_leaves_no_letter_stuck_and_none
     );
     let request = tokio::spawn({
         let url = format!("{}/v1/messaging/dlq/{id}/reprocess", host.url());
-        async move { helix_tests::host::client().post(url).send().await.is_ok() }
+        async move { helix_tests::Client::default().post(url).send().await.is_ok() }
     });
     wait_done(&host, 1.0).await;
     assert_eq!(letter(&host, &id).await["state"], "retrying");

@@ -136,9 +136,9 @@ async fn a_stop_under_load_loses_and_repeats_nothing_on_kafka() {
     let mut before = 0.0_f64;
     let url = host.url().to_owned();
     let watch = async {
-        let http = reqwest::Client::new();
+        let http = helix_tests::Client::default();
         while let Ok(answer) = http.get(format!("{url}/metrics")).send().await {
-            let text = answer.text().await.unwrap_or_default();
+            let text = answer.text();
             let line = text
                 .lines()
                 .find(|l| l.starts_with("messaging_outcomes_total") && l.contains("route=\"work\""));

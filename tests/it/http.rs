@@ -27,7 +27,7 @@ async fn started() -> (Setup, Host) {
 
 /// Status, content type and body of a request with any body.
 async fn raw(host: &Host, path: &str, body: impl Into<reqwest::Body>) -> (u16, String, Value) {
-    let answer = reqwest::Client::new()
+    let answer = helix_tests::Client::default()
         .post(format!("{}{path}", host.url()))
         .body(body)
         .send()
@@ -38,11 +38,7 @@ async fn raw(host: &Host, path: &str, body: impl Into<reqwest::Body>) -> (u16, S
         .get("content-type")
         .map_or("", |v| v.to_str().unwrap())
         .to_owned();
-    (
-        answer.status().as_u16(),
-        kind,
-        answer.json().await.unwrap_or_default(),
-    )
+    (answer.status().as_u16(), kind, answer.json().unwrap_or_default())
 }
 
 #[tokio::test]
@@ -235,8 +231,12 @@ async fn health_metrics_and_plugins_answer_with_the_names_of_the_contract() {
         host.metric("messaging_plugin_info", &[("plugin", "probe")]).await,
         1.0
     );
-    let text = |path: &str| reqwest::get(format!("{}{path}", host.url()));
-    let metrics = text("/metrics").await.unwrap().text().await.unwrap();
+    let text = |path: &str| {
+        helix_tests::Client::default()
+            .get(format!("{}{path}", host.url()))
+            .send()
+    };
+    let metrics = text("/metrics").await.unwrap().text();
     assert_eq!(text("/v1/messaging/metrics").await.unwrap().status(), 200);
     for (name, kind) in [
         ("messaging_messages_published_total", "counter"),

@@ -32,7 +32,7 @@ impl Load {
                 Arc::clone(&sent),
             );
             tasks.spawn(async move {
-                let http = reqwest::Client::new();
+                let http = helix_tests::Client::default();
                 let mut accepted = Vec::new();
                 while !stop.load(Ordering::Relaxed) {
                     // A steady stream; as fast as possible would only measure the machine.

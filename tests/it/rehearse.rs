@@ -135,14 +135,14 @@ async fn listed(host: &Host, query: &str) -> Vec<Value> {
 }
 
 async fn rehearse(host: &Host, query: &str, component: Vec<u8>) -> (u16, Value) {
-    let answer = helix_tests::host::client()
+    let answer = helix_tests::Client::default()
         .post(format!("{}/v1/messaging/dlq/rehearse{query}", host.url()))
         .header("content-type", "application/wasm")
         .body(component)
         .send()
         .await
         .unwrap();
-    (answer.status().as_u16(), answer.json().await.unwrap_or_default())
+    (answer.status().as_u16(), answer.json().unwrap_or_default())
 }
 
 fn candidate() -> Vec<u8> {

@@ -34,9 +34,9 @@ async fn show(host: &Host, id: &str) -> Value {
 }
 
 async fn cancel(host: &Host, id: &str) -> (u16, Value) {
-    let request = helix_tests::host::client().delete(format!("{}/v1/messaging/replay/{id}", host.url()));
+    let request = helix_tests::Client::default().delete(format!("{}/v1/messaging/replay/{id}", host.url()));
     let answer = request.send().await.unwrap();
-    (answer.status().as_u16(), answer.json().await.unwrap_or_default())
+    (answer.status().as_u16(), answer.json().unwrap_or_default())
 }
 
 fn id_of(view: &Value) -> String {

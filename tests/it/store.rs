@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use helix_tests::brokers::Postgres;
 use helix_tests::{Host, Setup, guests, unique, until, variable};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::seen;
 
@@ -123,11 +123,28 @@ async fn while_the_database_is_away_successes_go_on_and_failures_wait() {
     host.ready().await;
     let letters = host.wait_letters(4).await;
     assert_eq!(letters.len(), 4);
+    // Said once for all the requests of the outage, and once more when a row is written again.
+    host.send_task("work", "probe", good.clone()).await;
+    sent += 1;
+    done(&host, f64::from(sent)).await;
+    let lines = host.log_lines();
+    let of_audit = |level: &str| -> Vec<&Value> {
+        let of = |line: &&Value| line["level"] == level && line.to_string().contains("audit table");
+        lines.iter().filter(of).collect()
+    };
+    assert_eq!(of_audit("ERROR").len(), 1, "{:#?}", of_audit("ERROR"));
+    let over = of_audit("WARN");
+    assert_eq!(
+        (over.len(), &over[0]["fields"]["missing"]),
+        (1, &json!(203)),
+        "{over:?}"
+    );
     let known = [
         "dead letter; look",
         "stays unacknowledged and is tried again",
         "cannot read due retries",
-        "a request is missing in the audit table",
+        "in the audit table",
+        "missing in it",
         "sqlx",
     ];
     assert_eq!(host.unexpected_lines(&known), Vec::<String>::new());

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::api::Client;
 use crate::{guests, until, variable};
 
 /// A folder with configuration and plugins, before a host runs in it. Stays when the host is killed, so that another can
@@ -121,7 +122,7 @@ impl Setup {
             url: String::new(),
             log,
             skip,
-            http: client(),
+            http: Client::default(),
         };
         host.url = until("the host says where it listens", Duration::from_secs(30), || {
             let found = host.announced();
@@ -137,12 +138,6 @@ impl Setup {
     }
 }
 
-/// Plain HTTP, but the client wants a TLS provider to exist.
-pub fn client() -> reqwest::Client {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::new()
-}
-
 fn write(path: &Path, text: &str) {
     std::fs::write(path, text).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
 }
@@ -153,7 +148,7 @@ pub struct Host {
     url: String,
     log: PathBuf,
     skip: usize,
-    http: reqwest::Client,
+    http: Client,
 }
 
 impl Host {
@@ -229,10 +224,7 @@ impl Host {
     /// Status (0: no answer) and JSON body (null: none).
     pub async fn get(&self, path: &str) -> (u16, Value) {
         match self.http.get(format!("{}{path}", self.url)).send().await {
-            Ok(response) => (
-                response.status().as_u16(),
-                response.json().await.unwrap_or(Value::Null),
-            ),
+            Ok(response) => (response.status().as_u16(), response.json().unwrap_or(Value::Null)),
             Err(_) => (0, Value::Null),
         }
     }
@@ -245,10 +237,7 @@ impl Host {
             .send()
             .await
         {
-            Ok(response) => (
-                response.status().as_u16(),
-                response.json().await.unwrap_or(Value::Null),
-            ),
+            Ok(response) => (response.status().as_u16(), response.json().unwrap_or(Value::Null)),
             Err(_) => (0, Value::Null),
         }
     }
@@ -324,9 +313,7 @@ impl Host {
             .send()
             .await
             .ok()?
-            .text()
-            .await
-            .ok()?;
+            .text();
         text.lines()
             .filter(|line| !line.starts_with('#'))
             .filter_map(|line| line.rsplit_once(' '))

@@ -2,6 +2,7 @@
 //!
 //! Nothing here is skipped when something is missing: a test that cannot reach its broker fails and says what to run.
 
+pub mod api;
 pub mod brokers;
 pub mod guests;
 pub mod host;
@@ -9,6 +10,7 @@ pub mod host;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+pub use api::Client;
 pub use host::{Host, Setup};
 
 /// Asks until there is an answer.

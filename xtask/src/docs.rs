@@ -9,10 +9,11 @@ use crate::run::{quiet, run, say};
 use crate::workspace::{cargo, host_binary, root, target};
 
 /// (file, arguments of the binary that prints it)
-const PAGES: [(&str, &[&str]); 3] = [
+const PAGES: [(&str, &[&str]); 4] = [
     ("config/helix.schema.json", &["config", "schema"]),
     ("config/helix.reference.toml", &["config", "reference"]),
     ("docs/metrics.md", &["docs", "metrics"]),
+    ("docs/openapi.json", &["docs", "openapi"]),
 ];
 
 #[derive(clap::Args)]

@@ -379,8 +379,9 @@ pub trait Broker: Send + Sync {
     async fn close(&self);
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 #[serde(tag = "state", rename_all = "kebab-case")]
+#[schemars(rename = "BrokerHealth")]
 pub enum Health {
     Up,
     /// Works, but slower or not everywhere (connection.blocked, some consumers away).

@@ -7,18 +7,27 @@ use crate::model::{FailureClass, LetterState, UnixMs};
 use crate::store::{LetterFilter, SOUGHT, words_of};
 use crate::telemetry::logs::printable;
 
-/// Every word, with its meaning, for whoever asks for one that is not there.
-pub const NAMES: [&str; 10] = [
-    "route",
-    "type",
-    "class",
-    "state",
-    "destination",
-    "digest",
-    "group",
-    "since",
-    "until",
-    "text",
+/// Every word, with its meaning.
+pub const WORDS: [(&str, &str); 10] = [
+    ("route", "The route that gave up on it."),
+    ("type", "The type of the message."),
+    ("class", "What kind of failure."),
+    (
+        "state",
+        "Without it all but `reprocessed` and `discarded`; `all` is every state.",
+    ),
+    ("destination", "The queue or topic that it came from."),
+    ("digest", "The plugin version that ran last."),
+    ("group", "`id` of a failure group."),
+    (
+        "since",
+        "Last failure at that time or later: RFC 3339, or so long ago, like `-90m`.",
+    ),
+    ("until", "Last failure before that time, likewise."),
+    (
+        "text",
+        "Words that are all in reason, code, message id or destination.",
+    ),
 ];
 
 /// Of all words but `text` and the times, which are short or looked through once.
@@ -81,7 +90,7 @@ pub fn read<'a>(
             "until" => filter.until_ms = Some(time(name, value, now)?),
             "text" => filter.text = Some(sought(name, value)?),
             unknown => {
-                let known = NAMES.join(", ");
+                let known = WORDS.map(|(name, _)| name).join(", ");
                 return Err(Fault::new(
                     unknown,
                     1,

@@ -4,15 +4,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::view::{Letter, time};
-use crate::model::UnixMs;
-use crate::store::{self, Ending, Job, JobResult, JobState};
+use crate::model::{FailureClass, UnixMs};
+use crate::store::{self, Action, Ending, Job, JobResult, JobState};
 
 /// Letters that failed alike.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "FailureGroup")]
 pub struct Group {
     pub id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
+    #[schemars(with = "FailureClass")]
     pub class: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
@@ -25,7 +27,9 @@ pub struct Group {
     /// There are more: `count` is of those that were looked at.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub at_least: bool,
+    #[schemars(extend("format" = "date-time"))]
     pub first_seen: String,
+    #[schemars(extend("format" = "date-time"))]
     pub last_seen: String,
     /// No older version of the plugin failed like that.
     pub since_version: bool,
@@ -37,7 +41,8 @@ pub struct Group {
 }
 
 /// One letter of a group.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "FailureSample")]
 pub struct Sample {
     pub id: String,
     pub reason: String,
@@ -66,7 +71,8 @@ impl From<store::Group> for Group {
     }
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "FailureGroupList")]
 pub struct Groups {
     /// All that match, not just these.
     pub count: u64,
@@ -77,9 +83,11 @@ pub struct Groups {
 }
 
 /// What a job would do.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "JobDryRun")]
 pub struct DryRun {
     pub dry_run: bool,
+    #[schemars(with = "Action")]
     pub action: String,
     pub count: u64,
     /// There are more: `count` is of those that were looked at.
@@ -90,10 +98,13 @@ pub struct DryRun {
 }
 
 /// A job over dead letters.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "Job")]
 pub struct JobView {
     pub id: String,
+    #[schemars(with = "Action")]
     pub action: String,
+    #[schemars(with = "JobState")]
     pub state: String,
     /// As somebody wrote it; missing when the letters were given by id.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,12 +128,19 @@ pub struct JobView {
     pub per_second: Option<f64>,
     /// When it is over if it goes on like that.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     pub eta: Option<String>,
+    #[schemars(extend("format" = "date-time"))]
     pub created: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     pub started: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     pub ended: Option<String>,
+    /// Who cancelled it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cancelled_by: Option<String>,
     /// Why it does not go on now, or why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
@@ -165,6 +183,7 @@ impl JobView {
             created: time(job.created_ms),
             started: job.started_ms.map(time),
             ended: job.ended_ms.map(time),
+            cancelled_by: job.cancelled_by.clone(),
             trouble: job.trouble.clone(),
         }
     }
@@ -174,21 +193,26 @@ impl JobView {
     }
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct JobList {
     pub jobs: Vec<JobView>,
+    /// `cursor` of the next page; null on the last.
+    pub next: Option<String>,
 }
 
 /// What became of one letter.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "JobResult")]
 pub struct ResultView {
     pub letter: String,
     /// `sent`, `discarded`, `skipped`, `failed`; missing: not yet, or never when the job was cancelled.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Ending>")]
     pub result: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     pub time: Option<String>,
 }
 
@@ -203,7 +227,8 @@ impl From<JobResult> for ResultView {
     }
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "JobResultList")]
 pub struct Results {
     pub results: Vec<ResultView>,
     pub next: Option<String>,

@@ -4,13 +4,16 @@ use base64::Engine;
 use serde::{Deserialize, Serialize};
 
 use super::adopt::deaths::{self, Death};
-use crate::model::{Attempt, DeadLetter, header};
+use crate::model::{Attempt, DeadLetter, FailureClass, LetterState, header};
 use crate::store::{Entry, HeldKey, Mark, Progress};
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "DeadLetter")]
 pub struct Letter {
     pub id: String,
+    #[schemars(with = "LetterState")]
     pub state: String,
+    #[schemars(with = "FailureClass")]
     pub class: String,
     pub reason: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -33,7 +36,9 @@ pub struct Letter {
     /// How often the message that failed last had been sent again.
     #[serde(default)]
     pub reprocessed: u32,
+    #[schemars(extend("format" = "date-time"))]
     pub first_failure: String,
+    #[schemars(extend("format" = "date-time"))]
     pub last_failure: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
@@ -64,7 +69,8 @@ pub struct Letter {
 }
 
 /// So often it was dead-lettered from a queue for one reason: RabbitMQ's `x-death`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "BrokerDeath")]
 pub struct DeathOf {
     pub queue: String,
     pub reason: String,
@@ -72,6 +78,7 @@ pub struct DeathOf {
     pub routing_keys: Vec<String>,
     pub count: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     pub time: Option<String>,
 }
 
@@ -89,12 +96,16 @@ impl From<Death> for DeathOf {
 }
 
 /// One change of a letter.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "LetterChange")]
 pub struct Step {
+    #[schemars(extend("format" = "date-time"))]
     pub time: String,
     pub actor: String,
     pub action: String,
+    #[schemars(with = "LetterState")]
     pub from: String,
+    #[schemars(with = "LetterState")]
     pub to: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -114,13 +125,14 @@ impl From<Entry> for Step {
 }
 
 /// What the host did with a letter by itself, since a person had it last.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Unasked {
     /// `open`: it is tried again; `exhausted`: it waits for a person; `left`: no policy of `[dlq.auto]` wants it.
     pub state: String,
     pub attempts: u32,
     /// Not before.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     pub next: Option<String>,
 }
 
@@ -141,7 +153,7 @@ impl Unasked {
 }
 
 /// A key that waits behind a dead letter.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ParkedKey {
     pub route: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -157,6 +169,7 @@ pub struct ParkedKey {
     pub withheld: bool,
     /// Id of the dead letter.
     pub letter: String,
+    #[schemars(extend("format" = "date-time"))]
     pub since: String,
     /// Messages behind it.
     pub waiting: u64,
@@ -187,15 +200,18 @@ impl ParkedKey {
 }
 
 /// What became of a request about one letter.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "LetterOutcome")]
 pub struct Outcome {
     pub id: String,
     /// The state of the letter now.
+    #[schemars(with = "LetterState")]
     pub status: String,
 }
 
 /// The message as the broker had it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "OriginalMessage")]
 pub struct Original {
     /// When the body is UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -212,6 +228,7 @@ pub struct Original {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     pub timestamp: Option<String>,
 }
 

@@ -113,7 +113,8 @@ pub struct Completion {
 }
 
 /// Which handlers a component has.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "PluginExports")]
 pub struct Exports {
     pub task: bool,
     pub event: bool,
@@ -139,7 +140,8 @@ impl Exports {
 }
 
 /// A plugin as people see it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "Plugin")]
 pub struct PluginStatus {
     pub name: String,
     /// None when no version ever loaded.
@@ -154,7 +156,8 @@ pub struct PluginStatus {
     pub failed_reloads: u64,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "PluginImport")]
 pub struct ImportStatus {
     pub interface: String,
     /// False: calls are refused. `grant` is the TOML line that would allow them.

@@ -9,6 +9,7 @@ use axum::extract::{Query, State};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use super::page::Limits;
 use super::{Api, Problem};
 use crate::dlq::view::time;
 use crate::model::{Clock, UnixMs};
@@ -24,7 +25,8 @@ pub(super) struct Parameters {
 }
 
 /// A page of the audit table, newest first.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "AuditList")]
 pub(super) struct Listing {
     entries: Vec<Entry>,
     /// `cursor` of the next page; null on the last.
@@ -32,8 +34,10 @@ pub(super) struct Listing {
 }
 
 /// One request that changed something, or that was refused.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "AuditEntry")]
 pub(super) struct Entry {
+    #[schemars(extend("format" = "date-time"))]
     time: String,
     /// The name of the token; `http` where the host asks for none, `?` when nobody was recognised.
     actor: String,
@@ -90,20 +94,17 @@ pub async fn forget(
     }
 }
 
-const DEFAULT_LIMIT: usize = 100;
-const MAX_LIMIT: usize = 1000;
+pub(super) const LIMITS: Limits = Limits {
+    unless_set: 100,
+    most: 1000,
+};
 
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
     parameters: Result<Query<Parameters>, QueryRejection>,
 ) -> Result<Json<Listing>, Problem> {
     let Query(parameters) = parameters.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
-    let limit = parameters.limit.unwrap_or(DEFAULT_LIMIT);
-    if !(1..=MAX_LIMIT).contains(&limit) {
-        return Err(Problem::bad_request(format!(
-            "`limit` is {limit}; it can be 1 to {MAX_LIMIT}, go on with `cursor`"
-        )));
-    }
+    let limit = LIMITS.of(parameters.limit)?;
     let page = api.audit.audit(parameters.cursor, limit).await?;
     Ok(Json(Listing {
         entries: page.entries.into_iter().map(Entry::from).collect(),

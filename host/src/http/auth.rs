@@ -9,6 +9,8 @@ use axum::middleware::Next;
 use axum::response::Response;
 use sha2::{Digest, Sha256};
 
+use super::body::Most;
+use super::routes::Brings;
 use super::{Api, Problem};
 use crate::model::Role;
 
@@ -98,20 +100,31 @@ impl Tokens {
     }
 }
 
-/// One step for each role: a router's routes are reached by callers of that role and above.
-pub(super) async fn require_viewer(state: State<Arc<Api>>, request: Request, next: Next) -> Response {
-    require(Role::Viewer, state, request, next).await
+/// In front of each route that not everybody may ask.
+#[derive(Clone)]
+pub(super) struct Door {
+    api: Arc<Api>,
+    role: Role,
+    most: Most,
 }
 
-pub(super) async fn require_operator(state: State<Arc<Api>>, request: Request, next: Next) -> Response {
-    require(Role::Operator, state, request, next).await
+impl Door {
+    pub fn new(api: &Arc<Api>, role: Role, brings: Brings) -> Self {
+        let (bytes, setting) = match brings {
+            Brings::Message => (api.body_limit, "limits.message_size"),
+            Brings::Component => (api.wasm_limit, "limits.wasm_size"),
+        };
+        Self {
+            api: Arc::clone(api),
+            role,
+            most: Most { bytes, setting },
+        }
+    }
 }
 
-pub(super) async fn require_admin(state: State<Arc<Api>>, request: Request, next: Next) -> Response {
-    require(Role::Admin, state, request, next).await
-}
-
-async fn require(role: Role, State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+/// Lets callers of that role and above in, with the whole body of what they ask.
+pub(super) async fn pass(State(door): State<Door>, mut request: Request, next: Next) -> Response {
+    let Door { api, role, most } = door;
     let asked = Asked::of(&request);
     let Some(caller) = api.tokens.load().recognise(request.headers()) else {
         return api.gate.refuse(&api, asked, None, Problem::unauthorized()).await;
@@ -120,17 +133,29 @@ async fn require(role: Role, State(api): State<Arc<Api>>, mut request: Request, 
         let problem = Problem::forbidden(caller.role, role);
         return api.gate.refuse(&api, asked, Some(&caller), problem).await;
     }
-    let Some(_permit) = api.gate.enter() else {
-        return Problem::too_many("more requests are under way than the host takes at a time").into();
-    };
     let changes = asked.changes();
     request.extensions_mut().insert(caller.clone());
-    let response = next.run(request).await;
+    let response = if changes {
+        match api.gate.read(request, most).await {
+            Ok((request, _room)) => admit(&api, request, next).await,
+            Err(problem) => problem.into(),
+        }
+    } else {
+        admit(&api, request, next).await
+    };
     // Refused by the handler for want of a right: as above.
     if changes || response.status() == StatusCode::FORBIDDEN {
         api.gate.done(&api, asked, &caller, response.status()).await;
     }
     response
+}
+
+/// Who still sends takes no place from those who wait for an answer.
+async fn admit(api: &Api, request: Request, next: Next) -> Response {
+    match api.gate.enter() {
+        Some(_permit) => next.run(request).await,
+        None => Problem::too_many("more requests are under way than the host takes at a time").into(),
+    }
 }
 
 /// What a request asked for, for the audit table.

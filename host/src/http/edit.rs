@@ -6,20 +6,21 @@ use std::sync::atomic::Ordering;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use base64::Engine;
 use serde::{Deserialize, Serialize};
 
 use super::dlq::{MAX_ACTOR, problem};
+use super::named::Named;
 use super::{Api, Caller, Problem};
 use crate::dlq::edit::Edit;
 use crate::model::outcome::REASON_LIMIT;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Request {
+#[schemars(rename = "Edit")]
+pub(super) struct Request {
     body: Option<String>,
     body_base64: Option<String>,
     /// A value sets, null removes; headers that are not named stay.
@@ -30,7 +31,8 @@ struct Request {
     reason: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "Edited")]
 pub(super) struct Answer {
     id: String,
     /// The state of the letter now.
@@ -42,8 +44,8 @@ pub(super) struct Answer {
 pub(super) async fn edit(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
-    body: Result<Bytes, BytesRejection>,
+    Named(id): Named,
+    body: Bytes,
 ) -> Result<(StatusCode, Json<Answer>), Problem> {
     if !api.dlq_edit.load(Ordering::Relaxed) {
         return Err(Problem::switched_off(
@@ -55,13 +57,6 @@ pub(super) async fn edit(
             "messaging is switched off (MESSAGING_ENABLED=false)",
         ));
     }
-    let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Problem::too_large(format!(
-            "the body is over {} bytes (limits.message_size)",
-            api.body_limit
-        )),
-        _ => Problem::bad_request(rejection.body_text()),
-    })?;
     let request: Request = serde_json::from_slice(&body)
         .map_err(|error| Problem::bad_request(format!("the body is not understood: {error}")))?;
     let actor = request.actor.filter(|actor| !actor.trim().is_empty());

@@ -2,17 +2,20 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::Response;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::auth::{Asked, Caller};
+use super::body::{self, Most, Room, Taken};
+use super::outage::Outage;
 use super::{Api, Problem};
 use crate::model::UnixMs;
 use crate::store::AuditEntry;
 
-/// Requests under way. Each may hold a body of the largest message, so this bounds memory as well.
+/// Requests under way.
 const AT_A_TIME: usize = 256;
 /// Refusals that are answered in full, a second; a flood of bad tokens gets 429 and costs no more than its answer.
 const REFUSALS: Quota = Quota::per_second(std::num::NonZeroU32::MIN.saturating_add(49));
@@ -21,24 +24,34 @@ const ROWS_A_MINUTE: u64 = 60;
 
 pub struct Gate {
     permits: Arc<Semaphore>,
+    room: Room,
     refusals: DefaultDirectRateLimiter,
     flood: Mutex<Flood>,
-}
-
-impl Default for Gate {
-    fn default() -> Self {
-        Self {
-            permits: Arc::new(Semaphore::new(AT_A_TIME)),
-            refusals: RateLimiter::direct(REFUSALS),
-            flood: Mutex::new(Flood::default()),
-        }
-    }
+    outage: Mutex<Outage>,
 }
 
 impl Gate {
+    /// Bodies together take no more than as many of the largest message as requests may be under way, and one component.
+    pub fn new(body_limit: usize, wasm_limit: usize) -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(AT_A_TIME)),
+            room: Room::new(body_limit.saturating_mul(AT_A_TIME).saturating_add(wasm_limit)),
+            refusals: RateLimiter::direct(REFUSALS),
+            flood: Mutex::new(Flood::default()),
+            outage: Mutex::new(Outage::default()),
+        }
+    }
+
     /// None: full.
     pub(super) fn enter(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.permits).try_acquire_owned().ok()
+    }
+
+    /// The request with its whole body, and the room that it takes.
+    pub(super) async fn read(&self, request: Request, most: Most) -> Result<(Request, Taken), Problem> {
+        let (parts, body) = request.into_parts();
+        let (bytes, taken) = body::read(body, most, &self.room).await?;
+        Ok((Request::from_parts(parts, bytes.into()), taken))
     }
 
     /// Answers a request that is not let in, and writes that down.
@@ -89,8 +102,23 @@ async fn write(api: &Api, rows: Vec<AuditEntry>) {
     if rows.is_empty() {
         return;
     }
-    if let Err(error) = api.audit.record(rows).await {
-        tracing::error!(%error, "a request is missing in the audit table: the store does not take it");
+    let requests = rows.iter().map(|row| row.count).sum();
+    let recorded = api.audit.record(rows).await;
+    let mut outage = api.gate.outage.lock().unwrap_or_else(PoisonError::into_inner);
+    match recorded {
+        Err(error) => {
+            if outage.failed(requests) {
+                tracing::error!(%error, "requests are missing in the audit table: the store does not take them; it is said how many when it does again");
+            }
+        }
+        Ok(()) => {
+            if let Some(missing) = outage.over() {
+                tracing::warn!(
+                    missing,
+                    "the audit table is written again; so many requests are missing in it"
+                );
+            }
+        }
     }
 }
 

@@ -10,18 +10,42 @@ use axum::response::IntoResponse;
 use serde::Serialize;
 
 use super::Api;
-use crate::broker::Health;
+use crate::broker;
 
 /// 200 as long as the process serves requests.
-pub(super) async fn alive() -> Json<serde_json::Value> {
-    Json(serde_json::json!({ "status": "healthy" }))
+pub(super) async fn alive() -> Json<Alive> {
+    Json(Alive {
+        status: Health::Healthy,
+    })
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub(super) struct Alive {
+    status: Health,
+}
+
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+enum Health {
+    Healthy,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+enum Status {
+    Ready,
+    /// Works, somebody should look.
+    Degraded,
+    Unready,
+}
+
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "Health")]
 pub(super) struct Report {
-    /// `ready`, `degraded` (works, somebody should look) or `unready`.
-    status: &'static str,
-    brokers: BTreeMap<String, Health>,
+    status: Status,
+    brokers: BTreeMap<String, broker::Health>,
     /// What is wrong, one line each, most urgent first.
     reasons: Vec<String>,
     /// Retries parked in the store; none when it does not answer.
@@ -32,7 +56,7 @@ pub(super) struct Report {
 /// 200 when messages flow, 503 when they do not, with the reasons.
 pub(super) async fn ready(State(api): State<Arc<Api>>) -> impl IntoResponse {
     let report = report(&api).await;
-    let status = if report.status == "unready" {
+    let status = if report.status == Status::Unready {
         StatusCode::SERVICE_UNAVAILABLE
     } else {
         StatusCode::OK
@@ -53,7 +77,7 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> impl IntoResponse {
 }
 
 async fn report(api: &Api) -> Report {
-    let brokers: BTreeMap<String, Health> = api
+    let brokers: BTreeMap<String, broker::Health> = api
         .brokers
         .iter()
         .map(|(name, broker)| (name.to_string(), broker.health()))
@@ -65,9 +89,9 @@ async fn report(api: &Api) -> Report {
     }
     for (name, health) in &brokers {
         match health {
-            Health::Up => {}
-            Health::Degraded { reason } => degraded.push(format!("broker `{name}`: {reason}")),
-            Health::Down { reason } => unready.push(format!("broker `{name}`: {reason}")),
+            broker::Health::Up => {}
+            broker::Health::Degraded { reason } => degraded.push(format!("broker `{name}`: {reason}")),
+            broker::Health::Down { reason } => unready.push(format!("broker `{name}`: {reason}")),
         }
     }
     let retries_pending = match api.retries.count().await {
@@ -95,9 +119,9 @@ async fn report(api: &Api) -> Report {
         ));
     }
     let status = match (unready.is_empty(), degraded.is_empty()) {
-        (false, _) => "unready",
-        (true, false) => "degraded",
-        (true, true) => "ready",
+        (false, _) => Status::Unready,
+        (true, false) => Status::Degraded,
+        (true, true) => Status::Ready,
     };
     unready.append(&mut degraded);
     Report {

@@ -2,16 +2,23 @@
 
 pub mod audit;
 mod auth;
+mod body;
 mod dlq;
 mod edit;
 mod gate;
 mod health;
+mod named;
+pub mod openapi;
+mod outage;
+mod page;
 mod parked;
 mod plugins;
 mod problem;
 mod publish;
 mod rehearse;
 mod replay;
+mod routes;
+mod serve;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -21,11 +28,10 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn_with_state;
-use axum::routing::{delete, get, post};
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::Response;
 use tokio_util::sync::CancellationToken;
-use tower_http::timeout::TimeoutLayer;
 
 pub use auth::{Caller, Tokens};
 pub use gate::Gate;
@@ -84,72 +90,47 @@ pub struct Api {
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 
 pub fn router(api: Arc<Api>) -> Router {
-    let limit = api.body_limit;
-    let viewer = Router::new()
-        .route("/v1/messaging/dlq", get(dlq::list))
-        .route("/v1/messaging/dlq/groups", get(dlq::groups))
-        .route("/v1/messaging/dlq/jobs", get(dlq::jobs))
-        .route("/v1/messaging/dlq/jobs/{id}", get(dlq::job))
-        .route("/v1/messaging/dlq/jobs/{id}/results", get(dlq::results))
-        .route("/v1/messaging/dlq/parked", get(parked::list))
-        .route("/v1/messaging/dlq/{id}", get(dlq::show))
-        .route("/v1/messaging/replay", get(replay::list))
-        .route("/v1/messaging/replay/{id}", get(replay::show))
-        .route("/v1/messaging/plugins", get(plugins::list))
-        .route_layer(from_fn_with_state(Arc::clone(&api), auth::require_viewer));
-    let operator = Router::new()
-        .route("/v1/messaging/tasks/{queue}", post(publish::task))
-        .route("/v1/messaging/events/{topic}", post(publish::event))
-        .route("/v1/messaging/dlq/jobs", post(dlq::create))
-        .route("/v1/messaging/dlq/jobs/{id}", delete(dlq::cancel))
-        .route(
-            "/v1/messaging/dlq/rehearse",
-            post(rehearse::run).layer(DefaultBodyLimit::max(api.wasm_limit)),
-        )
-        .route("/v1/messaging/dlq/{id}", delete(dlq::discard))
-        .route("/v1/messaging/dlq/{id}/reprocess", post(dlq::reprocess))
-        .route("/v1/messaging/dlq/{id}/discard", delete(dlq::discard))
-        .route("/v1/messaging/dlq/{id}/release", post(parked::release))
-        .route("/v1/messaging/replay", post(replay::start))
-        .route("/v1/messaging/replay/{id}", delete(replay::cancel))
-        .route_layer(from_fn_with_state(Arc::clone(&api), auth::require_operator));
-    let admin = Router::new()
-        .route("/v1/messaging/dlq/{id}/edit", post(edit::edit))
-        .route("/v1/messaging/audit", get(audit::list))
-        .route_layer(from_fn_with_state(Arc::clone(&api), auth::require_admin));
-    let private = viewer
-        .merge(operator)
-        .merge(admin)
-        .layer(DefaultBodyLimit::max(limit));
-    Router::new()
-        .route("/health", get(health::alive))
-        .route("/livez", get(health::alive))
-        .route("/readyz", get(health::ready))
-        .route("/v1/messaging/health", get(health::detail))
-        .route("/metrics", get(health::metrics))
-        .route("/v1/messaging/metrics", get(health::metrics))
-        .merge(private)
+    let mut router = Router::new();
+    for route in routes::all() {
+        let handler = match route.role {
+            None => route.handler,
+            Some(role) => {
+                let door = auth::Door::new(&api, role, route.brings);
+                route.handler.route_layer(from_fn_with_state(door, auth::pass))
+            }
+        };
+        router = router.route(route.path, handler);
+    }
+    router
         .fallback(problem::no_such_path)
-        .layer(TimeoutLayer::with_status_code(
-            axum::http::StatusCode::REQUEST_TIMEOUT,
-            REQUEST_LIMIT,
-        ))
+        .method_not_allowed_fallback(problem::no_such_method)
+        // A body has been read, within its own limit, before anybody sees it.
+        .layer(DefaultBodyLimit::disable())
+        .layer(from_fn(in_time))
         .with_state(api)
+}
+
+async fn in_time(request: Request, next: Next) -> Response {
+    let answer = tokio::time::timeout(REQUEST_LIMIT, next.run(request)).await;
+    answer.unwrap_or_else(|_| {
+        let limit = REQUEST_LIMIT.as_secs();
+        Problem::too_slow(format!(
+            "it took longer than {limit} s; it may have been done in part"
+        ))
+        .into()
+    })
 }
 
 /// Serves until `stop`, then lets requests under way finish.
 ///
 /// # Errors
-/// When the socket fails.
+/// Never: a listener that fails is asked again.
 pub async fn serve(
     listener: tokio::net::TcpListener,
     api: Arc<Api>,
     stop: CancellationToken,
 ) -> Result<(), String> {
-    axum::serve(listener, router(api))
-        .with_graceful_shutdown(async move { stop.cancelled().await })
-        .await
-        .map_err(|error| format!("serve HTTP: {error}"))
+    serve::serve(listener, router(api), stop).await
 }
 
 /// Another address than loopback needs a token: the API shows payloads and publishes.

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Extension, Query, State};
 use serde::{Deserialize, Serialize};
 
 use super::dlq::{Because, outcome, problem};
+use super::named::Named;
+use super::page::Limits;
 use super::{Api, Caller, Problem};
 use crate::dispatch::lane_name;
 use crate::dlq::view::{Outcome, ParkedKey};
@@ -24,7 +26,8 @@ pub(super) struct Parameters {
     cursor: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "ParkedKeyList")]
 pub(super) struct Listing {
     /// All that match, not just this page.
     count: u64,
@@ -32,8 +35,10 @@ pub(super) struct Listing {
     next: Option<String>,
 }
 
-const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 1000;
+pub(super) const LIMITS: Limits = Limits {
+    unless_set: 50,
+    most: 1000,
+};
 
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
@@ -44,7 +49,7 @@ pub(super) async fn list(
     let filter = HeldFilter {
         route: parameters.route,
         until_ms: None,
-        limit: parameters.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT),
+        limit: LIMITS.of(parameters.limit)?,
         cursor: parameters.cursor,
     };
     let found = api.held.held(&filter).await?;
@@ -69,11 +74,11 @@ fn shown(held: &HeldKey) -> ParkedKey {
 pub(super) async fn release(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    Named(id): Named,
     query: Result<Query<Because>, QueryRejection>,
-    body: Result<Bytes, BytesRejection>,
+    body: Bytes,
 ) -> Result<Json<Outcome>, Problem> {
-    let because = Because::read(query, body)?;
+    let because = Because::read(query, &body)?;
     let behalf = because.behalf(&caller);
     let done = api.redrive.release(&id, &behalf).await;
     let state = done.map_err(|refused| problem(&id, refused))?;

@@ -1,14 +1,14 @@
 //! Errors of the API: RFC 9457 problem details, with the HX code of the page that has the remedy.
 
 use axum::Json;
-use axum::http::{StatusCode, Uri, header};
+use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::error::{self, Code};
 use crate::model::Role;
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct Problem {
     /// The page of the code.
     r#type: String,
@@ -98,6 +98,16 @@ impl Problem {
         )
     }
 
+    /// Body or answer took too long.
+    pub fn too_slow(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            error::HTTP_TOO_SLOW,
+            "Too slow",
+            detail,
+        )
+    }
+
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -162,7 +172,10 @@ impl IntoResponse for Problem {
                 .headers_mut()
                 .insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
         }
-        if status == StatusCode::PAYLOAD_TOO_LARGE {
+        if matches!(
+            status,
+            StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT
+        ) {
             // The rest of the body is not read and the connection ends; said aloud, no client sends its next request there.
             response
                 .headers_mut()
@@ -196,4 +209,14 @@ impl From<crate::store::Error> for Problem {
 
 pub(super) async fn no_such_path(uri: Uri) -> Problem {
     Problem::not_found(format!("no route for {}", uri.path()))
+}
+
+/// The names of those that are come in `Allow`.
+pub(super) async fn no_such_method(method: Method, uri: Uri) -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        error::HTTP_NOT_FOUND,
+        "Not found",
+        format!("{} does not take {method}", uri.path()),
+    )
 }

@@ -4,25 +4,27 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use base64::Engine;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::named::Named;
 use super::{Api, Problem};
 use crate::broker::PublishError;
 use crate::model::{Headers, MessageKind, Outgoing, TraceContext, header};
 
 /// The message to publish. One of `payload`, `data` (the same thing by its two names) and `payload_base64` is given.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Request<'a> {
+#[schemars(rename = "Message", transform = data_too)]
+pub(super) struct Request<'a> {
     r#type: String,
     /// Made by the host when it is missing.
     id: Option<String>,
     #[serde(borrow, alias = "data")]
+    #[schemars(with = "Option<serde_json::Value>")]
     payload: Option<&'a RawValue>,
     payload_base64: Option<String>,
     content_type: Option<String>,
@@ -30,6 +32,7 @@ struct Request<'a> {
     source: Option<String>,
     subject: Option<String>,
     /// 0 to 10.
+    #[schemars(range(max = 10))]
     priority: Option<u8>,
     key: Option<String>,
     /// Deliver not before so many milliseconds from now.
@@ -44,8 +47,19 @@ struct Request<'a> {
     headers: std::collections::BTreeMap<String, String>,
 }
 
+/// `data` is another name of `payload`.
+fn data_too(schema: &mut schemars::Schema) {
+    let properties = schema
+        .get_mut("properties")
+        .and_then(serde_json::Value::as_object_mut);
+    if let Some(properties) = properties {
+        let data = serde_json::json!({ "description": "The same as `payload`." });
+        properties.insert("data".to_owned(), data);
+    }
+}
+
 /// What 202 says.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct Accepted {
     id: String,
     broker: Arc<str>,
@@ -56,44 +70,21 @@ pub(super) struct Accepted {
 
 type Reply = Result<(StatusCode, Json<Accepted>), Problem>;
 
-pub(super) async fn task(
-    State(api): State<Arc<Api>>,
-    Path(queue): Path<String>,
-    body: Result<Bytes, BytesRejection>,
-) -> Reply {
-    publish(&api, MessageKind::Task, &queue, body).await
+pub(super) async fn task(State(api): State<Arc<Api>>, Named(queue): Named, body: Bytes) -> Reply {
+    publish(&api, MessageKind::Task, &queue, &body).await
 }
 
-pub(super) async fn event(
-    State(api): State<Arc<Api>>,
-    Path(topic): Path<String>,
-    body: Result<Bytes, BytesRejection>,
-) -> Reply {
-    publish(&api, MessageKind::Event, &topic, body).await
+pub(super) async fn event(State(api): State<Arc<Api>>, Named(topic): Named, body: Bytes) -> Reply {
+    publish(&api, MessageKind::Event, &topic, &body).await
 }
 
-async fn publish(
-    api: &Api,
-    kind: MessageKind,
-    destination: &str,
-    body: Result<Bytes, BytesRejection>,
-) -> Reply {
+async fn publish(api: &Api, kind: MessageKind, destination: &str, body: &[u8]) -> Reply {
     if !api.messaging {
         return Err(Problem::unavailable(
             "messaging is switched off (MESSAGING_ENABLED=false)",
         ));
     }
-    let body = body.map_err(|rejection| {
-        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            Problem::too_large(format!(
-                "the body is over {} bytes (limits.message_size)",
-                api.body_limit
-            ))
-        } else {
-            Problem::bad_request(rejection.body_text())
-        }
-    })?;
-    let request: Request<'_> = serde_json::from_slice(&body).map_err(|error| {
+    let request: Request<'_> = serde_json::from_slice(body).map_err(|error| {
         Problem::bad_request(format!("the body is not a message: {error}; see docs/http.md"))
     })?;
     let message = outgoing(api, kind, destination, request)?;

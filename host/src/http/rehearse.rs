@@ -8,9 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use serde::Deserialize;
 
 use super::dlq::MAX_ACTOR;
@@ -33,14 +33,17 @@ const COMPILING: Duration = Duration::from_secs(15);
 const MAX_IDS: usize = 10_000;
 
 /// A JSON body. The query says the same, with the words of the filter beside the others.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Document {
+#[schemars(rename = "RehearsalRequest")]
+pub(super) struct Document {
     plugin: Option<String>,
     #[serde(default)]
     filter: BTreeMap<String, String>,
     #[serde(default)]
+    #[schemars(length(max = MAX_IDS))]
     ids: Vec<String>,
+    #[schemars(range(min = 1, max = MAX_LIMIT))]
     limit: Option<usize>,
     cursor: Option<String>,
     actor: Option<String>,
@@ -59,16 +62,9 @@ pub(super) async fn run(
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     query: Result<Query<Words>, QueryRejection>,
-    body: Result<Bytes, BytesRejection>,
+    body: Bytes,
 ) -> Result<Json<Report>, Problem> {
     let query = words(query)?;
-    let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Problem::too_large(format!(
-            "the component is over {} bytes (limits.wasm_size)",
-            api.wasm_limit
-        )),
-        _ => Problem::bad_request(rejection.body_text()),
-    })?;
     let asked = ask(query, &headers, &body, &caller, api.clock.now_ms())?;
     if !api.messaging {
         return Err(Problem::unavailable(

@@ -4,19 +4,23 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::http::{HeaderName, StatusCode, header};
 use serde::Deserialize;
 
+use super::named::Named;
+use super::page::Limits;
 use super::{Api, Problem};
 use crate::error;
 use crate::replay::view::{Listing, View, rfc3339};
 use crate::replay::{Refused, Request};
 use crate::telemetry::logs::printable;
 
-const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 1000;
+pub(super) const LIMITS: Limits = Limits {
+    unless_set: 50,
+    most: 1000,
+};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,11 +31,7 @@ pub(super) struct Parameters {
 
 type Created = (StatusCode, [(HeaderName, String); 1], Json<View>);
 
-pub(super) async fn start(
-    State(api): State<Arc<Api>>,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Created, Problem> {
-    let body = body.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+pub(super) async fn start(State(api): State<Arc<Api>>, body: Bytes) -> Result<Created, Problem> {
     let request: Request = serde_json::from_slice(&body)
         .map_err(|error| Problem::bad_request(format!("the body is not understood: {error}")))?;
     if !api.messaging {
@@ -53,7 +53,7 @@ pub(super) async fn list(
     parameters: Result<Query<Parameters>, QueryRejection>,
 ) -> Result<Json<Listing>, Problem> {
     let Query(parameters) = parameters.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
-    let limit = parameters.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
+    let limit = LIMITS.of(parameters.limit)?;
     let found = api.replays.list(limit).await.map_err(problem)?;
     let replays: Vec<View> = found.iter().map(View::summary).collect();
     Ok(Json(Listing {
@@ -62,15 +62,12 @@ pub(super) async fn list(
     }))
 }
 
-pub(super) async fn show(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Result<Json<View>, Problem> {
+pub(super) async fn show(State(api): State<Arc<Api>>, Named(id): Named) -> Result<Json<View>, Problem> {
     let replay = api.replays.show(&id).await.map_err(problem)?;
     Ok(Json(View::whole(&replay)))
 }
 
-pub(super) async fn cancel(
-    State(api): State<Arc<Api>>,
-    Path(id): Path<String>,
-) -> Result<Json<View>, Problem> {
+pub(super) async fn cancel(State(api): State<Arc<Api>>, Named(id): Named) -> Result<Json<View>, Problem> {
     let replay = api.replays.cancel(&id).await.map_err(problem)?;
     Ok(Json(View::whole(&replay)))
 }

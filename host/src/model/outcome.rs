@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(tag = "outcome", rename_all = "kebab-case")]
+#[schemars(rename = "HandlerOutcome")]
 pub enum Outcome {
     Done,
     /// "Not now." `after` overrides the delay of the route's policy.
@@ -32,7 +33,7 @@ pub enum Outcome {
 }
 
 /// Why it was not handled. `reason` is for people, `code` is what dead letters are grouped by.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Failure {
     /// Cut at 4 KiB where it is made.
     pub reason: String,

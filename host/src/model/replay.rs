@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::UnixMs;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ReplayStatus {
     /// Waits for a host that has a place free.
@@ -114,8 +114,9 @@ impl Stretch {
 }
 
 /// What is sent: one of the types (all when there is none), with all of the headers and all of the metadata.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "ReplayFilter")]
 pub struct Filter {
     pub message_types: Vec<String>,
     pub headers: BTreeMap<String, String>,
@@ -199,7 +200,8 @@ pub enum Fate {
 }
 
 /// A message that a route gave up on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "ReplayFailure")]
 pub struct Failed {
     pub partition: u32,
     pub offset: u64,

@@ -23,8 +23,9 @@ const MOST_TEXT: usize = 256;
 const MOST_FILTERS: usize = 100;
 
 /// The body of `POST /v1/messaging/replay`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "ReplayRequest")]
 pub struct Request {
     /// Made by the host when there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,9 +36,11 @@ pub struct Request {
     pub broker: Option<String>,
     /// RFC 3339; records of this time and later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     pub from_time: Option<String>,
     /// Records before this time; without it up to the end as it is now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     pub to_time: Option<String>,
     /// Instead of a time: offset by partition. Partitions that are not named are left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,18 +60,22 @@ pub struct Request {
     pub options: Asked,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "ReplayOptions")]
 pub struct Asked {
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = MOST_BATCH))]
     pub batch_size: Option<usize>,
     #[serde(
         skip_serializing_if = "Option::is_none",
         deserialize_with = "pause",
         serialize_with = "nanoseconds"
     )]
+    #[schemars(schema_with = "pause_schema")]
     pub delay_between: Option<Duration>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = MOST_RATE))]
     pub rate: Option<u32>,
     pub dry_run: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -85,6 +92,15 @@ fn nanoseconds<S: Serializer>(pause: &Option<Duration>, to: S) -> Result<S::Ok, 
     pause
         .map(|pause| u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX))
         .serialize(to)
+}
+
+fn pause_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": ["string", "integer", "null"],
+        "description": "Between batches: a duration like \"10ms\", or nanoseconds as a number.",
+        "minimum": 0,
+        "examples": ["10ms"],
+    })
 }
 
 /// "10ms", or nanoseconds as a number, as Go writes its durations.

@@ -2,12 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::replay::{Failed, Filter};
+use crate::model::replay::{Failed, Filter, ReplayStatus};
 use crate::model::{Replay, UnixMs};
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "Replay")]
 pub struct View {
     pub request_id: String,
+    #[schemars(with = "ReplayStatus")]
     pub status: String,
     pub topic: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,8 +35,11 @@ pub struct View {
     /// Of a dry run: would be replayed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub matching_count: Option<u64>,
+    #[schemars(extend("format" = "date-time"))]
     pub created_time: String,
+    #[schemars(extend("format" = "date-time"))]
     pub start_time: Option<String>,
+    #[schemars(extend("format" = "date-time"))]
     pub end_time: Option<String>,
     pub current_offset: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -59,7 +64,8 @@ pub struct View {
     pub failures: Vec<Failed>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "ReplayPartition")]
 pub struct Partition {
     pub partition: u32,
     pub from_offset: u64,
@@ -68,13 +74,15 @@ pub struct Partition {
     pub next_offset: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "ReplaySample")]
 pub struct Sample {
     pub id: String,
     #[serde(rename = "type")]
     pub message_type: Option<String>,
     pub partition: u32,
     pub offset: u64,
+    #[schemars(extend("format" = "date-time"))]
     pub time: Option<String>,
 }
 
@@ -153,7 +161,8 @@ impl View {
 }
 
 /// `GET /v1/messaging/replay`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "ReplayList")]
 pub struct Listing {
     pub count: usize,
     pub replays: Vec<View>,

@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::{Change, Changed, Error, LetterFilter, Note};
 use crate::model::{DeadLetter, UnixMs};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(rename = "JobAction")]
 pub enum Action {
     Reprocess,
     Discard,
@@ -29,7 +30,7 @@ impl Action {
 }
 
 /// `preparing → pending → running → completed`, `cancelled` from any of the first three, `failed` when the host cannot run it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum JobState {
     /// Its letters are being written down; none of them is begun.
@@ -59,8 +60,9 @@ impl JobState {
 }
 
 /// What became of one letter of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(rename = "JobResultKind")]
 pub enum Ending {
     Sent,
     Discarded,
@@ -129,6 +131,8 @@ pub struct Job {
     pub created_ms: UnixMs,
     pub started_ms: Option<UnixMs>,
     pub ended_ms: Option<UnixMs>,
+    /// The actor of its cancel.
+    pub cancelled_by: Option<String>,
     /// Why it does not go on now, or why it failed.
     pub trouble: Option<String>,
 }
@@ -174,8 +178,8 @@ pub trait Jobs: Send + Sync {
     /// once one does.
     async fn prepare(&self, job: u64) -> Result<Option<Job>, Error>;
     async fn job(&self, id: &str) -> Result<Option<Job>, Error>;
-    /// Newest first.
-    async fn jobs(&self, limit: usize) -> Result<Vec<Job>, Error>;
+    /// Newest first, from behind that [number](Job::number) on.
+    async fn jobs(&self, before: Option<u64>, limit: usize) -> Result<Vec<Job>, Error>;
     /// In the order of the job, from behind that place on; only with that ending when one is given.
     async fn results(
         &self,
@@ -199,7 +203,7 @@ pub trait Jobs: Send + Sync {
     /// It is completed, or failed for that reason. False: it was cancelled, or another host has it.
     async fn end(&self, job: u64, holder: &str, failure: Option<String>) -> Result<bool, Error>;
     /// No letter is claimed for it any more once this returns. The job as it is then, also when it had ended before.
-    async fn cancel(&self, id: &str) -> Result<Option<Job>, Error>;
+    async fn cancel(&self, id: &str, actor: &str) -> Result<Option<Job>, Error>;
     /// Letters without a result, in order, from behind that place on.
     async fn standing(&self, job: u64, after: Option<u64>, limit: usize) -> Result<Vec<Standing>, Error>;
     /// As [`DeadLetters::change`](super::DeadLetters::change), for a job. What begins something is done only while the job

@@ -75,8 +75,8 @@ async fn results(host: &Host, id: &str) -> Vec<Value> {
 
 async fn cancel(host: &Host, id: &str) -> (u16, Value) {
     let url = format!("{}{JOBS}/{id}", host.url());
-    let answer = helix_tests::host::client().delete(url).send().await.unwrap();
-    (answer.status().as_u16(), answer.json().await.unwrap_or_default())
+    let answer = helix_tests::Client::default().delete(url).send().await.unwrap();
+    (answer.status().as_u16(), answer.json().unwrap_or_default())
 }
 
 async fn count(host: &Host, query: &str) -> u64 {
@@ -173,9 +173,17 @@ async fn once_a_cancel_is_answered_no_letter_is_begun_not_even_by_the_next_host(
     let made = make(&host, &json!({ "action": "reprocess", "filter": {}, "rate": 4 })).await;
     let id = made["id"].as_str().unwrap().to_owned();
     wait_done(&host, &id, 2).await;
-    let (status, cancelled) = cancel(&host, &id).await;
+    let url = format!("{}{JOBS}/{id}", host.url());
+    let actor = json!({ "actor": "ann" });
+    let answer = helix_tests::Client::default()
+        .delete(url)
+        .json(&actor)
+        .send()
+        .await
+        .unwrap();
+    let cancelled: Value = answer.json().unwrap();
     assert_eq!(
-        (status, &cancelled["state"]),
+        (answer.status().as_u16(), &cancelled["state"]),
         (200, &json!("cancelled")),
         "{cancelled}"
     );
@@ -188,7 +196,12 @@ async fn once_a_cancel_is_answered_no_letter_is_begun_not_even_by_the_next_host(
     );
     let done = cancelled["done"].as_u64().unwrap();
     assert!(begun - done <= 1, "{begun} begun, {done} were done");
-    assert_eq!(cancel(&host, &id).await.0, 200, "twice is once");
+    let (status, again) = cancel(&host, &id).await;
+    assert_eq!(
+        (status, &again["cancelled_by"]),
+        (200, &json!("ann")),
+        "twice is once"
+    );
     assert_eq!(cancel(&host, "nobody").await.0, 404);
     host.kill();
     let host = setup.start().await;
@@ -209,7 +222,14 @@ async fn once_a_cancel_is_answered_no_letter_is_begun_not_even_by_the_next_host(
     let other = other["id"].as_str().unwrap();
     let over = wait_state(&host, other, "completed").await;
     assert_eq!(over["done"], 1, "{over}");
-    assert_eq!(job(&host, &id).await["state"], "cancelled");
+    let after = job(&host, &id).await;
+    assert_eq!(
+        (&after["state"], &after["cancelled_by"]),
+        (&json!("cancelled"), &json!("ann")),
+        "{after}"
+    );
+    let shown = text(&command(&setup, &host, &["dlq", "jobs", "show", &id]).stdout);
+    assert!(shown.contains("cancelled by ann"), "{shown}");
     assert_eq!(count(&host, "state=dead").await, 40 - begun - 1);
     let (status, problem) = cancel(&host, other).await;
     assert_eq!(
@@ -337,6 +357,50 @@ async fn what_failed_alike_is_one_group_and_is_dealt_with_together() {
         (host.metric("messaging_dlq_groups", &[]).await == 1.0).then_some(())
     })
     .await;
+    end(host).await;
+}
+
+/// Jobs over nothing are over at once; there are more of them than a page has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_of_jobs_hold_each_once_while_new_ones_come() {
+    let (setup, host) = broken().await;
+    let nothing = json!({ "action": "reprocess", "filter": { "route": "none" } });
+    let mut made = Vec::new();
+    for _ in 0..7 {
+        made.push(make(&host, &nothing).await["id"].as_str().unwrap().to_owned());
+    }
+    made.reverse();
+    let ids = |page: &Value| -> Vec<String> {
+        let jobs = page["jobs"].as_array().unwrap();
+        jobs.iter()
+            .map(|job| job["id"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let (mut paged, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let (status, page) = host.get(&format!("{JOBS}?limit=3{cursor}")).await;
+        assert_eq!(status, 200, "{page}");
+        paged.extend(ids(&page));
+        make(&host, &nothing).await;
+        let Some(next) = page["next"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(paged, made);
+    assert_eq!(
+        host.get(&format!("{JOBS}?limit=10")).await.1["next"],
+        Value::Null,
+        "exactly a page"
+    );
+    assert_eq!(host.get(&format!("{JOBS}?cursor=x")).await.0, 400);
+    let six = ids(&host.get(&format!("{JOBS}?limit=6")).await.1);
+    let first = text(&command(&setup, &host, &["dlq", "jobs", "--limit", "3"]).stdout);
+    let (_, next) = first.trim_end().rsplit_once("--cursor ").unwrap();
+    let arguments = ["dlq", "jobs", "--limit", "3", "--cursor", next];
+    let second = text(&command(&setup, &host, &arguments).stdout);
+    for (n, id) in six.iter().enumerate() {
+        let shown = (first.contains(id), second.contains(id));
+        assert_eq!(shown, (n < 3, n >= 3), "{first}{second}");
+    }
     end(host).await;
 }
 

@@ -57,7 +57,7 @@ async fn publish_all(url: watch::Receiver<String>) -> BTreeSet<String> {
     let next = Arc::new(AtomicUsize::new(0));
     let mut clients = JoinSet::new();
     for _ in 0..CLIENTS {
-        let (next, mut url, http) = (Arc::clone(&next), url.clone(), helix_tests::host::client());
+        let (next, mut url, http) = (Arc::clone(&next), url.clone(), helix_tests::Client::default());
         clients.spawn(async move {
             let mut resent = BTreeSet::new();
             url.wait_for(|url| !url.is_empty())

@@ -22,6 +22,9 @@ pub struct Jobs {
     command: Option<Command>,
     #[arg(long, default_value_t = 50)]
     limit: usize,
+    /// `next` of the page before
+    #[arg(long)]
+    cursor: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -57,7 +60,7 @@ enum Command {
 impl Jobs {
     pub async fn run(self, global: &Global, client: &Client) -> Result<(), Exit> {
         match self.command {
-            None => list(global, client, self.limit).await,
+            None => list(global, client, self.limit, self.cursor).await,
             Some(Command::Show { id, follow: false }) => show(global, &get(client, &id).await?),
             Some(Command::Show { id, follow: true }) => follow(global, client, &id).await,
             Some(Command::Results {
@@ -83,8 +86,10 @@ async fn get(client: &Client, id: &str) -> Result<JobView, Exit> {
     client.get(&format!("{PATH}/{}", segment(id)), &[]).await
 }
 
-async fn list(global: &Global, client: &Client, limit: usize) -> Result<(), Exit> {
-    let found: JobList = client.get(PATH, &[("limit", limit.to_string())]).await?;
+async fn list(global: &Global, client: &Client, limit: usize, cursor: Option<String>) -> Result<(), Exit> {
+    let mut query = vec![("limit", limit.to_string())];
+    query.extend(cursor.map(|cursor| ("cursor", cursor)));
+    let found: JobList = client.get(PATH, &query).await?;
     if global.output == Format::Json {
         return output::json(&found);
     }
@@ -107,7 +112,11 @@ async fn list(global: &Global, client: &Client, limit: usize) -> Result<(), Exit
             job.created.clone(),
         ]
     });
-    output::table(&head, rows.collect())
+    output::table(&head, rows.collect())?;
+    match found.next {
+        Some(next) => output::line(&format!("more: helix dlq jobs --cursor {next}")),
+        None => Ok(()),
+    }
 }
 
 fn show(global: &Global, job: &JobView) -> Result<(), Exit> {
@@ -117,7 +126,8 @@ fn show(global: &Global, job: &JobView) -> Result<(), Exit> {
     let field = |name: &str, value: &str| output::line(&format!("{name:<12}{}", printable(value)));
     field("id", &job.id)?;
     field("action", &job.action)?;
-    field("state", &job.state)?;
+    let by = job.cancelled_by.as_ref().map(|actor| format!(" by {actor}"));
+    field("state", &format!("{}{}", job.state, by.unwrap_or_default()))?;
     field("letters", &counts(job))?;
     let filter = job.filter.as_ref().map(ToString::to_string);
     let rate = job.rate.map(|rate| format!("{rate}/s"));

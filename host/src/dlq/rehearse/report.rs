@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::{End, Performed};
 use crate::model::{DeadLetter, Failure, FailureClass};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Prediction {
     /// It would be handled.
@@ -38,19 +40,22 @@ impl Prediction {
 }
 
 /// One letter: what it failed with, and what would become of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "RehearsedLetter")]
 pub struct Line {
     pub id: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
     /// As it failed last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<FailureClass>")]
     pub class: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
     pub prediction: Prediction,
     /// How it would fail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<FailureClass>")]
     pub new_class: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub new_code: Option<String>,
@@ -167,7 +172,8 @@ fn shape(reason: &str) -> String {
     shape
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "RehearsalCounts")]
 pub struct Counts {
     pub rehearsed: u64,
     pub would_pass: u64,
@@ -201,11 +207,13 @@ impl Counts {
 }
 
 /// Letters that failed alike.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "RehearsalGroup")]
 pub struct Group {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<FailureClass>")]
     pub class: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
@@ -216,7 +224,8 @@ pub struct Group {
     pub samples: Vec<Sample>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "RehearsalSample")]
 pub struct Sample {
     pub id: String,
     pub prediction: Prediction,
@@ -258,7 +267,8 @@ pub fn groups(lines: &[Line]) -> Vec<Group> {
 }
 
 /// The answer to one request: a page.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "Rehearsal")]
 pub struct Report {
     pub plugin: String,
     /// Of the version that was rehearsed.

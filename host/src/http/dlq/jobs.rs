@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Extension, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
+use super::super::named::Named;
 use super::super::{Api, Caller, Problem};
 use super::parameters::{Words, limit, no_more, take, words};
 use super::{Because, Letter, messaging};
@@ -19,14 +20,17 @@ use crate::dlq::report::{DryRun, JobList, JobView, ResultView, Results};
 use crate::model::{LetterState, Role};
 use crate::store::{Action, Ending, JobState, LetterFilter, Members, NewJob, Page};
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Asked {
+#[schemars(rename = "NewJob")]
+pub(in crate::http) struct Asked {
     action: Action,
     /// The words of a list; an empty one is for all that are dead.
     filter: Option<BTreeMap<String, String>>,
+    #[schemars(length(min = 1, max = MAX_IDS))]
     ids: Option<Vec<String>>,
     /// Letters a second.
+    #[schemars(range(min = 1, max = MAX_RATE))]
     rate: Option<u32>,
     #[serde(default)]
     dry_run: bool,
@@ -44,9 +48,8 @@ const SAMPLES: usize = 10;
 pub(in crate::http) async fn create(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
-    body: Result<Bytes, BytesRejection>,
+    body: Bytes,
 ) -> Result<Response, Problem> {
-    let body = body.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
     let asked: Asked = serde_json::from_slice(&body)
         .map_err(|error| Problem::bad_request(format!("the body is not understood: {error}")))?;
     let because = Because {
@@ -168,26 +171,69 @@ pub(in crate::http) async fn list(
 ) -> Result<Json<JobList>, Problem> {
     let mut words = words(query)?;
     let limit = limit(&mut words)?;
-    no_more(&words, "limit")?;
-    let jobs = api.jobs.jobs(limit).await?;
-    let jobs = jobs.iter().map(|job| view(&api, job)).collect();
-    Ok(Json(JobList { jobs }))
+    let before = cursor(&mut words)?;
+    no_more(&words, "limit, cursor")?;
+    // One more than asked for tells whether there is a next page.
+    let mut found = api.jobs.jobs(before, limit + 1).await?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().filter(|_| more).map(|last| last.number.to_string());
+    let jobs = found.iter().map(|job| view(&api, job)).collect();
+    Ok(Json(JobList { jobs, next }))
+}
+
+/// A place in a list: a number that means nothing to others.
+fn cursor(words: &mut Words) -> Result<Option<u64>, Problem> {
+    take(words, "cursor")
+        .map(|cursor| {
+            let wrong = |_| Problem::bad_request("`cursor` is none that `next` gave");
+            cursor.parse::<u64>().map_err(wrong)
+        })
+        .transpose()
 }
 
 pub(in crate::http) async fn show(
     State(api): State<Arc<Api>>,
-    Path(id): Path<String>,
+    Named(id): Named,
 ) -> Result<Json<JobView>, Problem> {
     let job = api.jobs.job(&id).await?.ok_or_else(|| unknown(&id))?;
     Ok(Json(view(&api, &job)))
 }
 
+/// Who cancels, in the query or in a JSON body.
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct Who {
+    actor: Option<String>,
+}
+
+impl Who {
+    fn read(query: Result<Query<Self>, QueryRejection>, body: &Bytes) -> Result<Option<String>, Problem> {
+        let Query(query) = query.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+        let said: Self = if body.is_empty() {
+            Self::default()
+        } else {
+            serde_json::from_slice(body)
+                .map_err(|error| Problem::bad_request(format!("the body is not understood: {error}")))?
+        };
+        let because = Because {
+            actor: said.actor.or(query.actor),
+            reason: None,
+        };
+        Ok(because.checked()?.actor)
+    }
+}
+
 /// Once this is answered no further letter is begun.
 pub(in crate::http) async fn cancel(
     State(api): State<Arc<Api>>,
-    Path(id): Path<String>,
+    Extension(caller): Extension<Caller>,
+    Named(id): Named,
+    query: Result<Query<Who>, QueryRejection>,
+    body: Bytes,
 ) -> Result<Json<JobView>, Problem> {
-    let job = api.jobs.cancel(&id).await?.ok_or_else(|| unknown(&id))?;
+    let actor = caller.actor(Who::read(query, &body)?.as_deref());
+    let job = api.jobs.cancel(&id, &actor).await?.ok_or_else(|| unknown(&id))?;
     if job.state != JobState::Cancelled {
         let state = job.state.as_str();
         return Err(Problem::conflict(
@@ -202,17 +248,12 @@ pub(in crate::http) async fn cancel(
 /// In the order of the job.
 pub(in crate::http) async fn results(
     State(api): State<Arc<Api>>,
-    Path(id): Path<String>,
+    Named(id): Named,
     query: Result<Query<Words>, QueryRejection>,
 ) -> Result<Json<Results>, Problem> {
     let mut words = words(query)?;
     let limit = limit(&mut words)?;
-    let after = take(&mut words, "cursor")
-        .map(|cursor| {
-            let wrong = |_| Problem::bad_request("`cursor` is none that `next` gave");
-            cursor.parse::<u64>().map_err(wrong)
-        })
-        .transpose()?;
+    let after = cursor(&mut words)?;
     let ending = take(&mut words, "result").map(|word| ending(&word)).transpose()?;
     no_more(&words, "limit, cursor, result")?;
     let job = api.jobs.job(&id).await?.ok_or_else(|| unknown(&id))?;

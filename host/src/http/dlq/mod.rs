@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Extension, Query, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use self::parameters::{Words, filter, limit, number, take, words};
+use super::named::Named;
 use super::{Api, Caller, Problem};
 use crate::broker::PublishError;
 use crate::dlq::view::{Outcome, Unasked};
@@ -24,10 +25,11 @@ use crate::model::outcome::REASON_LIMIT;
 use crate::store::Page;
 
 pub(super) use self::groups::list as groups;
-pub(super) use self::jobs::{cancel, create, list as jobs, results, show as job};
+pub(super) use self::jobs::{Asked as NewJob, Who, cancel, create, list as jobs, results, show as job};
 pub use crate::dlq::view::Letter;
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "DeadLetterList")]
 pub(super) struct Listing {
     /// All that match, not just this page.
     count: u64,
@@ -72,7 +74,7 @@ pub(super) async fn list(
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    Named(id): Named,
 ) -> Result<Json<Letter>, Problem> {
     let letter = api.letters.get(&id).await?.ok_or_else(|| unknown(&id))?;
     let trail = api.letters.trail(&id).await?;
@@ -92,7 +94,7 @@ pub(super) async fn show(
 }
 
 /// Who asks and why, in the query or in a JSON body.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Because {
     /// A name for the trail. Where the host asks for tokens, the name of the token stands before it.
@@ -104,16 +106,12 @@ pub(super) const MAX_ACTOR: usize = 128;
 
 impl Because {
     /// The body where it says something, else the query.
-    pub(super) fn read(
-        query: Result<Query<Self>, QueryRejection>,
-        body: Result<Bytes, BytesRejection>,
-    ) -> Result<Self, Problem> {
+    pub(super) fn read(query: Result<Query<Self>, QueryRejection>, body: &Bytes) -> Result<Self, Problem> {
         let Query(query) = query.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
-        let body = body.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
         let said: Self = if body.is_empty() {
             Self::default()
         } else {
-            serde_json::from_slice(&body)
+            serde_json::from_slice(body)
                 .map_err(|error| Problem::bad_request(format!("the body is not understood: {error}")))?
         };
         Self {
@@ -149,11 +147,11 @@ impl Because {
 pub(super) async fn reprocess(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    Named(id): Named,
     query: Result<Query<Because>, QueryRejection>,
-    body: Result<Bytes, BytesRejection>,
+    body: Bytes,
 ) -> Result<(StatusCode, Json<Outcome>), Problem> {
-    let because = Because::read(query, body)?;
+    let because = Because::read(query, &body)?;
     messaging(&api)?;
     let done = api
         .redrive
@@ -167,11 +165,11 @@ pub(super) async fn reprocess(
 pub(super) async fn discard(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    Named(id): Named,
     query: Result<Query<Because>, QueryRejection>,
-    body: Result<Bytes, BytesRejection>,
+    body: Bytes,
 ) -> Result<Json<Outcome>, Problem> {
-    let because = Because::read(query, body)?;
+    let because = Because::read(query, &body)?;
     let done = api.redrive.discard(&id, &because.behalf(&caller)).await;
     let state = done.map_err(|refused| problem(&id, refused))?;
     Ok(Json(outcome(id, state)))

@@ -3,6 +3,7 @@
 use axum::extract::Query;
 use axum::extract::rejection::QueryRejection;
 
+use super::super::page::Limits;
 use super::super::{Api, Problem};
 use crate::dlq::filter::{self, Fault};
 use crate::store::LetterFilter;
@@ -10,8 +11,10 @@ use crate::store::LetterFilter;
 /// As they stand in the query.
 pub(in crate::http) type Words = Vec<(String, String)>;
 
-const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 1000;
+pub(in crate::http) const LIMITS: Limits = Limits {
+    unless_set: 50,
+    most: 1000,
+};
 
 pub(in crate::http) fn words(query: Result<Query<Words>, QueryRejection>) -> Result<Words, Problem> {
     query
@@ -42,12 +45,7 @@ pub(in crate::http) fn number(words: &mut Words, name: &str) -> Result<Option<us
 }
 
 pub(super) fn limit(words: &mut Words) -> Result<usize, Problem> {
-    let limit = number(words, "limit")?.unwrap_or(DEFAULT_LIMIT);
-    if (1..=MAX_LIMIT).contains(&limit) {
-        return Ok(limit);
-    }
-    let why = format!("{limit} is not within 1 and {MAX_LIMIT}; more come by `cursor`");
-    Err(Fault::new("limit", 1, why).into())
+    LIMITS.of(number(words, "limit")?)
 }
 
 /// What is left means nothing here.

@@ -50,7 +50,10 @@ pub(super) enum Op {
         holder: String,
         failure: Option<String>,
     },
-    Cancel(String),
+    Cancel {
+        id: String,
+        actor: String,
+    },
     Change {
         member: Member,
         letter: String,
@@ -111,7 +114,7 @@ impl Op {
                 Ok(Done::Flag(let_go.rows_affected() > 0))
             }
             Self::End { job, holder, failure } => end(on, *job, holder, failure.as_deref(), now).await,
-            Self::Cancel(id) => cancel(on, id, now).await,
+            Self::Cancel { id, actor } => cancel(on, id, actor, now).await,
             Self::Change {
                 member,
                 letter,
@@ -131,7 +134,7 @@ impl Op {
 macro_rules! columns {
     () => {
         "seq, id, action, filter, rate, force, reason, actor, state, total, done, failed, skipped, created_ms,
-         started_ms, ended_ms, trouble"
+         started_ms, ended_ms, cancelled_by, trouble"
     };
 }
 pub(super) use columns;
@@ -159,6 +162,7 @@ pub(super) fn job(row: &Row) -> Result<Job, Error> {
         created_ms: uint(column(row, "created_ms")?),
         started_ms: time("started_ms")?,
         ended_ms: time("ended_ms")?,
+        cancelled_by: maybe_text(row, "cancelled_by")?,
         trouble: maybe_text(row, "trouble")?,
         id,
     })
@@ -326,14 +330,15 @@ async fn end(
     Ok(Done::Flag(ended.rows_affected() > 0))
 }
 
-async fn cancel(on: &mut Connection, id: &str, now: UnixMs) -> Result<Done, Error> {
+async fn cancel(on: &mut Connection, id: &str, actor: &str, now: UnixMs) -> Result<Done, Error> {
     sqlx::query(
         "UPDATE redrive_jobs SET state = 'cancelled', ended_ms = $2, holder = NULL, lease_until_ms = NULL,
-             trouble = NULL
+             trouble = NULL, cancelled_by = $3
          WHERE id = $1 AND state IN ('preparing', 'pending', 'running')",
     )
     .bind(stored(id))
     .bind(int(now))
+    .bind(stored(actor))
     .execute(&mut *on)
     .await
     .map_err(failed)?;
@@ -489,13 +494,15 @@ impl Jobs for Store {
             .transpose()
     }
 
-    async fn jobs(&self, limit: usize) -> Result<Vec<Job>, Error> {
+    async fn jobs(&self, before: Option<u64>, limit: usize) -> Result<Vec<Job>, Error> {
         let query = sqlx::query(concat!(
             "SELECT ",
             columns!(),
-            " FROM redrive_jobs ORDER BY seq DESC LIMIT $1"
-        ));
-        let rows = answered(query.bind(page(limit)).fetch_all(self.readers())).await?;
+            " FROM redrive_jobs WHERE seq < $1 ORDER BY seq DESC LIMIT $2"
+        ))
+        .bind(before.map_or(i64::MAX, int))
+        .bind(page(limit));
+        let rows = answered(query.fetch_all(self.readers())).await?;
         rows.iter().map(job).collect()
     }
 
@@ -577,8 +584,9 @@ impl Jobs for Store {
         self.flag_op(Op::End { job, holder, failure }).await
     }
 
-    async fn cancel(&self, id: &str) -> Result<Option<Job>, Error> {
-        self.job_op(Op::Cancel(id.to_owned())).await
+    async fn cancel(&self, id: &str, actor: &str) -> Result<Option<Job>, Error> {
+        let (id, actor) = (id.to_owned(), actor.to_owned());
+        self.job_op(Op::Cancel { id, actor }).await
     }
 
     async fn standing(&self, job: u64, after: Option<u64>, limit: usize) -> Result<Vec<Standing>, Error> {

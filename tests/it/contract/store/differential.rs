@@ -369,9 +369,9 @@ async fn take(store: &dyn Store, step: &Step) -> String {
                 .map_err(|_| "refused"),
         ),
         Step::TakeJob(holder) => said(store.take(holder, LEASE).await.map(|job| job.map(unnumbered))),
-        Step::CancelJob(id) => said(store.cancel(id).await.map(|job| job.map(unnumbered))),
+        Step::CancelJob(id) => said(store.cancel(id, "ann").await.map(|job| job.map(unnumbered))),
         Step::JobsAndResults => {
-            let jobs = store.jobs(5).await.unwrap();
+            let jobs = store.jobs(None, 5).await.unwrap();
             let mut text = String::new();
             for job in jobs {
                 text += &format!("{:?}", unnumbered(job.clone()));

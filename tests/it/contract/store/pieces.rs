@@ -211,7 +211,7 @@ async fn a_job_goes_on_being_prepared_where_a_host_died(stage: &Stage) {
 async fn a_job_that_is_cancelled_while_it_is_prepared_begins_nothing(stage: &Stage) {
     let store = filled(stage).await;
     let made = store.create(new("j", of_route())).await.unwrap();
-    let cancelled = store.cancel("j").await.unwrap().unwrap();
+    let cancelled = store.cancel("j", "ann").await.unwrap().unwrap();
     assert_eq!(cancelled.state, JobState::Cancelled);
     assert_eq!(store.prepare(made.number).await.unwrap(), Some(cancelled.clone()));
     assert_eq!(members(&*store, &made).await.len() as u64, cancelled.total);

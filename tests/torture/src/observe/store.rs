@@ -60,7 +60,7 @@ async fn read(store: &PostgresStore, history: &History) -> Result<()> {
             break;
         }
     }
-    for job in store.jobs(1000).await? {
+    for job in store.jobs(None, 1000).await? {
         history.add(What::Job {
             id: job.id,
             state: job.state.as_str().to_owned(),

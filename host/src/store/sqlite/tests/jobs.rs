@@ -106,8 +106,16 @@ async fn who_belongs_to_a_job_is_fixed_when_it_is_made() {
     };
     let empty = store.create(new("m", Members::Matching(nothing))).await.unwrap();
     assert_eq!((empty.state, empty.total), (JobState::Completed, 0));
-    let newest: Vec<String> = store.jobs(2).await.unwrap().into_iter().map(|j| j.id).collect();
+    let newest: Vec<String> = store
+        .jobs(None, 2)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|j| j.id)
+        .collect();
     assert_eq!(newest, ["m", "k"]);
+    let next = store.jobs(Some(by_id.number), 2).await.unwrap();
+    assert_eq!(next, [job_of(&store, "j").await], "from behind it on");
     let image = folder.path().join("image.db");
     crash_image(&path, &image);
     let after = open(&image, &clock).await;
@@ -249,10 +257,14 @@ async fn after_a_cancel_no_letter_is_begun_and_those_under_way_end() {
     let at = |place| member(&job, place, "h");
     store.change_member(&at(1), "c", claim(), note()).await.unwrap();
     clock.set(50);
-    let cancelled = store.cancel("j").await.unwrap().unwrap();
+    let cancelled = store.cancel("j", "ann").await.unwrap().unwrap();
     assert_eq!(
-        (cancelled.state, cancelled.ended_ms),
-        (JobState::Cancelled, Some(50))
+        (
+            cancelled.state,
+            cancelled.ended_ms,
+            cancelled.cancelled_by.as_deref()
+        ),
+        (JobState::Cancelled, Some(50), Some("ann"))
     );
     let image = folder.path().join("image.db");
     crash_image(&path, &image);
@@ -267,7 +279,8 @@ async fn after_a_cancel_no_letter_is_begun_and_those_under_way_end() {
         store.change_member(&at(1), "c", sent(), note()).await.unwrap();
         let after = job_of(&store, "j").await;
         assert_eq!((after.state, after.done), (JobState::Cancelled, 1));
-        assert_eq!(store.cancel("j").await.unwrap().unwrap(), after, "twice is once");
+        let again = store.cancel("j", "bob").await.unwrap().unwrap();
+        assert_eq!(again, after, "twice is once, by the first");
     }
 }
 
@@ -275,15 +288,15 @@ async fn after_a_cancel_no_letter_is_begun_and_those_under_way_end() {
 async fn old_jobs_go_with_their_results() {
     let (_folder, _path, _clock, store) = three().await;
     let first = store.create(new("first", everything())).await.unwrap();
-    store.cancel("first").await.unwrap();
+    store.cancel("first", "ann").await.unwrap();
     let waits = store.create(new("waits", everything())).await.unwrap();
     for n in 0..120 {
         let none = Members::Ids(vec!["a".into()]);
         store.create(new(&format!("n{n}"), none)).await.unwrap();
-        store.cancel(&format!("n{n}")).await.unwrap();
+        store.cancel(&format!("n{n}"), "ann").await.unwrap();
     }
     assert_eq!(store.job("first").await.unwrap(), None);
     assert!(letters(&store, &first).await.is_empty());
     assert_eq!(letters(&store, &waits).await.len(), 3, "what has not ended stays");
-    assert_eq!(store.jobs(1000).await.unwrap().len(), 101);
+    assert_eq!(store.jobs(None, 1000).await.unwrap().len(), 101);
 }
