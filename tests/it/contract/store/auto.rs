@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures::future::join_all;
 use helix_host::model::{FailureClass, LetterState};
 use helix_host::store::{
-    Action, AutoLetters, Change, Changed, DeadLetters, Decided, LetterFilter, Mark, Members, NewJob, Page,
-    Progress, Settled, Step, Turn,
+    Action, AutoLetters, Candidate, Change, Changed, DeadLetters, Decided, LetterFilter, Mark, Members,
+    NewJob, Page, Progress, Settled, Step, Turn,
 };
 
 use super::stage::{Engine, LEASE, Stage, Store, letter, note, parked, postgres, schema};
@@ -307,9 +307,11 @@ async fn of_two_hosts_that_look_at_the_same_letters_one_sends_each() {
     let (one, two) = tokio::join!(postgres(&schema, "one", &clock), postgres(&schema, "two", &clock));
     let letters: Vec<_> = (0..200).map(|n| letter(&format!("n{n}"), n)).collect();
     one.enter(letters).await.unwrap();
-    let send = async |store: &dyn Store, host: &str| {
-        let seen = store.candidates(&EXHAUSTED, 1_000, 1_000).await.unwrap();
-        assert_eq!(seen.len(), 200);
+    // Both have looked before either acts.
+    let seen_by_one = one.candidates(&EXHAUSTED, 1_000, 1_000).await.unwrap();
+    let seen_by_two = two.candidates(&EXHAUSTED, 1_000, 1_000).await.unwrap();
+    assert_eq!((seen_by_one.len(), seen_by_two.len()), (200, 200));
+    let send = async |store: &dyn Store, host: &str, seen: &[Candidate]| {
         let turns = seen.iter().map(async |candidate| {
             let turn = Turn {
                 seen: candidate.progress,
@@ -329,7 +331,7 @@ async fn of_two_hosts_that_look_at_the_same_letters_one_sends_each() {
         });
         join_all(turns).await.into_iter().sum::<usize>()
     };
-    let (a, b) = tokio::join!(send(&one, "one"), send(&two, "two"));
+    let (a, b) = tokio::join!(send(&one, "one", &seen_by_one), send(&two, "two", &seen_by_two));
     assert_eq!(a + b, 200);
     for n in 0..200 {
         assert_eq!(one.trail(&format!("n{n}")).await.unwrap().len(), 1);
