@@ -25,7 +25,7 @@ struct Args {
     /// Brokers under load: embedded, rabbitmq, kafka
     #[arg(long, value_delimiter = ',')]
     broker: Vec<String>,
-    /// Only these arenas: embedded and brokers, which run side by side, and then store
+    /// Other arenas than embedded and brokers, which run side by side: store, after them
     #[arg(long, value_delimiter = ',')]
     arena: Vec<String>,
     /// Only these faults
@@ -114,7 +114,10 @@ async fn go(args: Args) -> Result<()> {
     let (shared, own): (Vec<Stream>, Vec<Stream>) = Stream::ALL
         .into_iter()
         .filter(|stream| args.broker.is_empty() || args.broker.iter().any(|name| name == stream.broker()))
-        .filter(|stream| args.arena.is_empty() || args.arena.iter().any(|name| name == stream.arena()))
+        .filter(|stream| match &args.arena[..] {
+            [] => !stream.is_shared(),
+            names => names.iter().any(|name| name == stream.arena()),
+        })
         .partition(|stream| stream.is_shared());
     eprintln!("torture: seed {seed}, commit {}", args.commit);
     let runs = [
