@@ -121,19 +121,11 @@ pub fn main(args: &Args) -> Result<()> {
 }
 
 /// The short run of `cargo xtask test`, with the host and the brokers that are there. The same choices each time: what fails
-/// then is news of the change. Hosts that share a store come last, and only under what is over soon: a RabbitMQ that is killed
-/// is away for half a minute.
+/// then is news of the change.
 pub fn short(env: &Env) -> Result<()> {
-    let rows = "kill-host,join-leave,reset-connections,kill-postgres,stop-postgres,black-hole-postgres";
-    for what in [
-        ["--arena", "embedded,brokers", "--seconds", "75"].as_slice(),
-        &["--arena", "store", "--seconds", "30", "--rows", rows],
-    ] {
-        let mut command = Command::new(target().join("debug").join("helix-torture"));
-        command.args(["--seed", "3", "--commit", &commit()]).args(what);
-        execute(command, env.clone())?;
-    }
-    Ok(())
+    let mut command = Command::new(target().join("debug").join("helix-torture"));
+    command.args(["--seed", "3", "--commit", &commit(), "--seconds", "75"]);
+    execute(command, env.clone())
 }
 
 fn execute(mut command: Command, env: Env) -> Result<()> {
