@@ -19,6 +19,8 @@ use crate::store::{
 /// before what waits on the brokers, so before it is read nothing can be pulled, and there is nothing to serve.
 const PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_secs(1);
+/// A stop does not wait longer for a store that is away.
+const LET_GO: Duration = Duration::from_secs(2);
 
 /// The store, whichever it is.
 pub(super) struct Store {
@@ -117,7 +119,16 @@ impl Store {
         }
     }
 
+    /// Nothing of this process acts on what it has claimed any more: others that share the store need not wait for its leases.
     pub(super) async fn close(&self) {
+        match tokio::time::timeout(LET_GO, self.reclaim()).await {
+            Ok(Ok(_)) => {}
+            // Who reads this has been told before that the store is away.
+            Ok(Err(error)) => {
+                tracing::info!(%error, "what this host has claimed in the store is free when its leases end");
+            }
+            Err(_) => tracing::info!("what this host has claimed in the store is free when its leases end"),
+        }
         match &self.engine {
             Engine::Sqlite(store) => store.close().await,
             Engine::Postgres(store) => store.close().await,

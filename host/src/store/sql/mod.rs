@@ -108,9 +108,9 @@ impl Store {
         let _ = engine::bounded(closing).await;
     }
 
-    /// Voids all leases of this host and tells how many there were; those of other hosts stay. Right after opening, when
-    /// nothing of this process can hold one: what an earlier run had claimed is due again at once, letters it was sending are
-    /// dead again at once, instead of after their lease, and its replays go on at once.
+    /// Voids all leases of this host and tells how many there were; those of other hosts stay. For right after opening and right
+    /// before closing, when nothing of this process acts on one: what was claimed is due again at once, letters that were being
+    /// sent are dead again at once, instead of after their lease, and replays go on at once.
     pub async fn reclaim(&self) -> Result<u64, Error> {
         let rows = self.write(Op::Reclaim(self.host())).await?.count();
         Ok(rows + self.write(Op::Lapse(Over::Of(self.host()))).await?.count())
