@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use crate::history::{Event, Said, Verb, What};
+use crate::history::{Effect, Event, Said, Verb, What};
 use crate::message::{Fate, Id, Stream};
 
 /// Of one key: what was confirmed and has not come to its end.
@@ -83,6 +83,7 @@ pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)], no_store: &[(u
         })
         .collect();
     let failed = failed(events);
+    let unsaid = unsaid(events, &failed);
     let unseen = unseen(events);
     let unheard = unheard(seed, events);
     let mut keys: HashMap<(Stream, u32), Key> = HashMap::new();
@@ -143,10 +144,12 @@ pub fn breaks(seed: u64, events: &[Event], stalls: &[(u64, u64)], no_store: &[(u
                 let fate = Fate::of(seed, &id);
                 // Where a key waits behind its dead letter, that is no end.
                 let ended = *said == Said::Done || (fate.gives_up(*attempt) && !id.stream.is_shared());
-                if ended && !failed.contains(&index) {
-                    key.ended(id.sequence, event.t);
-                } else {
+                let heard = ended && !failed.contains(&index);
+                if !heard {
                     key.failed(id.sequence, instance);
+                }
+                if heard || (ended && unsaid.contains(&index)) {
+                    key.ended(id.sequence, event.t);
                 }
             }
             // It takes effect at some time from here on, unless it was refused.
@@ -222,6 +225,30 @@ fn failed(events: &[Event]) -> HashSet<usize> {
         }
     }
     failed
+}
+
+/// Those of them behind which deliveries came anew before that later attempt: it may belong to a run of the new delivery that never
+/// told us, and the host may have heard this one.
+fn unsaid(events: &[Event], failed: &HashSet<usize>) -> HashSet<usize> {
+    let mut open: HashMap<Id, usize> = HashMap::new();
+    let mut unsaid = HashSet::new();
+    for (index, event) in events.iter().enumerate() {
+        match &event.what {
+            What::Ran { id, .. } => {
+                let Some(id) = Id::parse(id) else { continue };
+                open.remove(&id);
+                if failed.contains(&index) {
+                    open.insert(id, index);
+                }
+            }
+            What::Fault { arena, effect, .. } if *effect != Effect::None => {
+                let anew = open.iter().filter(|(id, _)| id.stream.arena() == arena);
+                unsaid.extend(anew.map(|(_, index)| *index));
+            }
+            _ => {}
+        }
+    }
+    unsaid
 }
 
 /// Dead letters whose last attempts never got as far as telling us, and when the one before did: a host that stands still for

@@ -280,6 +280,28 @@ fn a_key_out_of_order_is_found_and_a_rerun_after_a_crash_is_not() {
 }
 
 #[test]
+fn a_rerun_after_a_crash_that_nobody_heard_of_does_not_unsay_the_run_before() {
+    let ids = events(2);
+    let both = || Story::new().sent(1, ids[0]).sent(1, ids[1]);
+    let told = |story: Story| story.ran(2, ids[0], 1, Said::Done).ran(3, ids[1], 1, Said::Done);
+    // Delivered anew, stopped in its first attempt, and run as the second.
+    let after = |story: Story| {
+        story
+            .fault(5, 6, Effect::Stalls)
+            .ran(7, ids[0], 2, Said::Done)
+            .ran(8, ids[1], 1, Said::Done)
+    };
+    let crash = told(both()).fault(4, 4, Effect::Redelivers);
+    assert_eq!(after(crash).report().order_breaks, Vec::<String>::new());
+    let none = told(both()).ran(7, ids[0], 2, Said::Done);
+    assert_eq!(
+        none.report().order_breaks.len(),
+        1,
+        "the follower ran before its head was heard"
+    );
+}
+
+#[test]
 fn a_follower_may_not_run_while_its_head_waits_for_a_retry() {
     let head = find(Stream::KafkaEvents, Fate::RetryOnce, 0);
     let follower = find(Stream::KafkaEvents, Fate::Done, head.sequence + 1);
