@@ -55,6 +55,25 @@ async fn ended(host: &Host, id: &str, status: &str) -> Value {
     view
 }
 
+/// Waits until so many are done.
+async fn reached(host: &Host, id: &str, goal: u64) -> Value {
+    until(&format!("{goal} are done"), LIMIT, || async {
+        let view = show(host, id).await;
+        (view["done"].as_u64().unwrap() >= goal).then_some(view)
+    })
+    .await
+}
+
+/// The same, where more is to come.
+async fn in_the_middle(host: &Host, id: &str, goal: u64) -> Value {
+    let seen = reached(host, id, goal).await;
+    assert_eq!(
+        seen["status"], "running",
+        "killed after the end of the work: {seen}"
+    );
+    seen
+}
+
 /// Everything that is there.
 fn from_the_beginning(topic: &str) -> Value {
     json!({ "topic": topic, "from_time": "1970-01-01T00:00:00Z", "options": { "delay_between": 0 } })

@@ -5,13 +5,12 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use helix_tests::{Host, until};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::stage::{PARTITIONS, Stage, original_of, place_of};
-use super::{LIMIT, ended, from_the_beginning, id_of, show, start};
+use super::{LIMIT, ended, from_the_beginning, id_of, in_the_middle, reached, show, start};
 use crate::contract::brokers::Place;
 use crate::kafka_client;
 
@@ -45,11 +44,7 @@ async fn killed(place: Place) {
     let id = id_of(&start(&host, &body).await);
     for kill in 1..=kills {
         let goal = (events * kill / (kills + 1)) as u64;
-        let seen = reached(&host, &id, goal).await;
-        assert_eq!(
-            seen["status"], "running",
-            "killed after the end of the work: {seen}"
-        );
+        let seen = in_the_middle(&host, &id, goal).await;
         host.kill();
         host = stage.host().await;
         assert!(
@@ -113,14 +108,6 @@ async fn a_host_that_is_stopped_hands_its_replay_over_and_nothing_is_sent_twice(
     let copies = copies(&stage).await;
     assert_eq!(copies.len(), 4_000);
     assert!(copies.values().all(|&times| times == 1));
-}
-
-async fn reached(host: &Host, id: &str, goal: u64) -> Value {
-    until(&format!("{goal} are done"), LIMIT, || async {
-        let view = show(host, id).await;
-        (view["done"].as_u64().unwrap() >= goal).then_some(view)
-    })
-    .await
 }
 
 /// How often each original is in the target.

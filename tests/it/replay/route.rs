@@ -8,7 +8,7 @@ use helix_tests::{Host, Setup, until};
 use serde_json::{Value, json};
 
 use super::stage::Stage;
-use super::{LIMIT, ask, cancel, ended, from_the_beginning, id_of, show, start};
+use super::{LIMIT, ask, cancel, ended, from_the_beginning, id_of, in_the_middle, show, start};
 use crate::contract::brokers::Place;
 use crate::seen::{self, Seen};
 
@@ -435,15 +435,7 @@ async fn a_host_that_is_killed_costs_a_batch_and_loses_nothing() {
     let id = id_of(&start(&host, &body).await);
     for kill in 1..=KILLS {
         let goal = (EVENTS * kill / (KILLS + 1)) as u64;
-        let seen = until("it has come so far", LIMIT, || async {
-            let view = show(&host, &id).await;
-            (view["done"].as_u64() >= Some(goal)).then_some(view)
-        })
-        .await;
-        assert_eq!(
-            seen["status"], "running",
-            "killed after the end of the work: {seen}"
-        );
+        in_the_middle(&host, &id, goal).await;
         host.kill();
         host = setup.start().await;
         host.ready().await;

@@ -77,29 +77,7 @@ impl Stage {
     }
 
     pub fn event(&self, n: usize) -> Outgoing {
-        Outgoing {
-            kind: MessageKind::Event,
-            destination: self.topic.as_str().into(),
-            id: id(n),
-            message_type: kind(n).to_owned(),
-            payload: payload(n).into(),
-            tombstone: false,
-            content_type: Some("application/json".to_owned()),
-            schema: None,
-            source: None,
-            subject: None,
-            priority: None,
-            key: Some(format!("k{}", n % 17).into()),
-            time_ms: SystemClock.now_ms(),
-            not_before_ms: None,
-            deadline_ms: None,
-            correlation_id: None,
-            reply_to: None,
-            trace: None,
-            headers: [("x-team", if n.is_multiple_of(2) { "red" } else { "blue" })]
-                .into_iter()
-                .collect(),
-        }
+        outgoing(MessageKind::Event, &self.topic, n, payload(n))
     }
 
     pub async fn host(&self) -> Host {
@@ -120,6 +98,33 @@ impl Stage {
         let broker = self.broker();
         each(&*broker.scan().unwrap(), topic, look).await;
         broker.close().await;
+    }
+}
+
+/// The n-th message, to a topic or a stream.
+pub fn outgoing(kind_of: MessageKind, to: &str, n: usize, payload: String) -> Outgoing {
+    Outgoing {
+        kind: kind_of,
+        destination: to.into(),
+        id: id(n),
+        message_type: kind(n).to_owned(),
+        payload: payload.into(),
+        tombstone: false,
+        content_type: Some("application/json".to_owned()),
+        schema: None,
+        source: None,
+        subject: None,
+        priority: None,
+        key: Some(format!("k{}", n % 17).into()),
+        time_ms: SystemClock.now_ms(),
+        not_before_ms: None,
+        deadline_ms: None,
+        correlation_id: None,
+        reply_to: None,
+        trace: None,
+        headers: [("x-team", if n.is_multiple_of(2) { "red" } else { "blue" })]
+            .into_iter()
+            .collect(),
     }
 }
 

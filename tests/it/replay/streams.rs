@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use helix_host::broker::{Broker, Destination};
-use helix_host::model::{Clock, MessageKind, Outgoing, RawMessage, SystemClock, UnixMs};
+use helix_host::model::{Clock, MessageKind, RawMessage, SystemClock, UnixMs};
 use helix_host::replay::view::rfc3339;
 use helix_tests::{Host, Setup, brokers, unique, until};
 use serde_json::{Value, json};
 
-use super::stage::{self, after_the_broker, header, id, kind, original_of, payload};
-use super::{LIMIT, ask, cancel, ended, from_the_beginning, id_of, show, start};
+use super::stage::{self, after_the_broker, header, id, original_of, outgoing, payload};
+use super::{LIMIT, ask, cancel, ended, from_the_beginning, id_of, in_the_middle, show, start};
 use crate::contract::brokers::Place;
 use crate::seen;
 
@@ -69,7 +69,10 @@ impl Streams {
     async fn put(&self, to: &str, numbers: std::ops::Range<usize>, payload: impl Fn(usize) -> String) {
         let all: Vec<usize> = numbers.collect();
         for some in all.chunks(1000) {
-            let batch = some.iter().map(|&n| task(to, n, payload(n))).collect();
+            let batch = some
+                .iter()
+                .map(|&n| outgoing(MessageKind::Task, to, n, payload(n)))
+                .collect();
             for confirmed in self.broker.publisher().publish(batch).await {
                 confirmed.unwrap();
             }
@@ -94,32 +97,6 @@ impl Streams {
         let (status, log) = host.terminate().await;
         assert!(status.success(), "{log}");
         self.broker.close().await;
-    }
-}
-
-fn task(to: &str, n: usize, payload: String) -> Outgoing {
-    Outgoing {
-        kind: MessageKind::Task,
-        destination: to.into(),
-        id: id(n),
-        message_type: kind(n).to_owned(),
-        payload: payload.into(),
-        tombstone: false,
-        content_type: Some("application/json".to_owned()),
-        schema: None,
-        source: None,
-        subject: None,
-        priority: None,
-        key: Some(format!("k{}", n % 17).into()),
-        time_ms: SystemClock.now_ms(),
-        not_before_ms: None,
-        deadline_ms: None,
-        correlation_id: None,
-        reply_to: None,
-        trace: None,
-        headers: [("x-team", if n.is_multiple_of(2) { "red" } else { "blue" })]
-            .into_iter()
-            .collect(),
     }
 }
 
@@ -247,15 +224,7 @@ async fn every_message_is_sent_again_when_hosts_are_killed() {
     let replay = id_of(&start(&host, &body).await);
     for kill in 1..=KILLS {
         let goal = (MESSAGES * kill / (KILLS + 1)) as u64;
-        let seen = until("it has come so far", LIMIT, || async {
-            let view = show(&host, &replay).await;
-            (view["done"].as_u64() >= Some(goal)).then_some(view)
-        })
-        .await;
-        assert_eq!(
-            seen["status"], "running",
-            "killed after the end of the work: {seen}"
-        );
+        in_the_middle(&host, &replay, goal).await;
         host.kill();
         host = streams.host().await;
     }
@@ -304,24 +273,27 @@ async fn it_stops_within_a_batch_when_cancelled() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_retention_has_deleted_is_told_and_what_is_no_stream_is_named() {
+    // A chunk holds what was sent between two confirms, at most a hundred messages here: with a limit below its size nothing
+    // at all would stay.
     let small = [
-        ("x-max-length-bytes", "200000"),
-        ("x-stream-max-segment-size-bytes", "100000"),
+        ("x-max-length-bytes", "2000000"),
+        ("x-stream-max-segment-size-bytes", "500000"),
     ];
     let streams = Streams::new(&small).await;
     let scan = streams.broker.scan().unwrap();
     let mut from = 0;
     let large = |n: usize| json!({ "n": n, "filling": "x".repeat(4_000) }).to_string();
-    let first = loop {
+    let bounds = || async { scan.bounds(&streams.stream).await.unwrap()[0] };
+    let deleted_once = loop {
         streams.put(&streams.stream, from..from + 100, large).await;
         from += 100;
-        let bounds = scan.bounds(&streams.stream).await.unwrap()[0];
+        let bounds = bounds().await;
         // A confirm that comes late makes a second one.
         assert!(bounds.end >= from as u64, "{bounds:?}");
         if bounds.first > 0 {
             break bounds.first;
         }
-        assert!(from < 2_000, "retention deletes nothing");
+        assert!(from < 5_000, "retention deletes nothing");
     };
     let host = streams.host().await;
     for from in [
@@ -332,18 +304,25 @@ async fn what_retention_has_deleted_is_told_and_what_is_no_stream_is_named() {
         body["topic"] = json!(streams.stream);
         let (status, problem) = ask(&host, &body).await;
         assert_eq!((status, &problem["code"]), (422, &json!("HX0702")), "{problem}");
-        assert!(
-            problem["detail"]
-                .as_str()
-                .unwrap()
-                .contains(&format!("offset {first}")),
-            "{problem}"
-        );
+        let detail = problem["detail"].as_str().unwrap();
+        let (_, offset) = detail.split_once("offset ").unwrap();
+        let digits: String = offset.chars().take_while(char::is_ascii_digit).collect();
+        // The broker may go on deleting meanwhile.
+        let told: u64 = digits.parse().unwrap();
+        assert!(told >= deleted_once && told <= bounds().await.first, "{problem}");
         body["options"] = json!({ "allow_truncated": true, "dry_run": true });
         let view = start(&host, &body).await;
         let view = ended(&host, &id_of(&view), "completed").await;
-        assert_eq!(view["partitions"][0]["from_offset"], first, "{view}");
-        assert_eq!(view["matching_count"], from_total(&view), "{view}");
+        let begun = view["partitions"][0]["from_offset"].as_u64().unwrap();
+        assert!(begun >= told && begun <= bounds().await.first, "{view}");
+        // Some offsets are the broker's own notes.
+        let found = view["matching_count"].as_u64().unwrap();
+        assert!(found > 0, "{view}");
+        assert_eq!(
+            found + view["missing_count"].as_u64().unwrap(),
+            from_total(&view),
+            "{view}"
+        );
     }
 
     let classic = format!("{}-classic", streams.stream);

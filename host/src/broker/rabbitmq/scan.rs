@@ -374,7 +374,10 @@ fn only(stream: &str, partition: u32) -> Result<(), Error> {
 }
 
 fn silent(stream: &str) -> Error {
-    Error::Unreachable(format!("RabbitMQ delivers nothing of stream `{stream}`"))
+    Error::Unreachable(format!(
+        "RabbitMQ delivers nothing of stream `{stream}`; if it answers otherwise, its retention may have deleted everything (a limit \
+         below the size of one segment or one chunk does that)"
+    ))
 }
 
 fn cancelled(stream: &str) -> Error {
