@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use sqlx::{AssertSqlSafe, QueryBuilder};
 
 use super::engine::{Connection, Database, FOR_UPDATE, failed, keep_words, number};
-use super::row::column;
+use super::row::{TOGETHER, column};
 use super::tally::{Kind, Tally};
 use super::text::{maybe_text, stored, text};
 use super::{Error, codec, int, letters, small, trail, uint, words};
@@ -33,8 +33,6 @@ struct Row {
     code: Option<String>,
 }
 
-/// Letters in one statement. Each number is a statement of its own, which the server reads once.
-const TOGETHER: [usize; 4] = [64, 16, 4, 1];
 /// Their messages, so that no statement gets larger than the server takes.
 const BYTES: usize = 4 << 20;
 

@@ -1,12 +1,15 @@
 //! What a transaction changes in counts, groups and jobs, and which letters are new in it, written once at its end.
 //!
-//! One statement for each row that changes instead of one for each letter, and always in the order of the keys: of two
-//! transactions that count the same kinds none waits for the other in a circle.
+//! Each row that changes is written once instead of once for each letter, and always in the order of the keys: of two transactions
+//! that count the same kinds none waits for the other in a circle.
 
 use std::collections::BTreeMap;
 
+use sqlx::QueryBuilder;
+
 use super::Error;
-use super::engine::{Connection, failed};
+use super::engine::{Connection, Database, failed};
+use super::row::pieces;
 use super::text::stored;
 use super::{exports, int};
 use crate::model::{DeadLetter, Fingerprint, LetterState, MessageKind, UnixMs};
@@ -129,23 +132,13 @@ impl Tally {
     pub(super) async fn write(mut self, on: &mut Connection, wanted: &exports::Wanted) -> Result<(), Error> {
         self.new.retain(|(_, kind)| wanted.has(*kind));
         exports::add(on, &self.new).await?;
-        for group in self.groups.into_values() {
-            insert(on, group).await?;
+        let groups: Vec<Group> = self.groups.into_values().collect();
+        for some in pieces(&groups) {
+            write_groups(on, some).await?;
         }
-        for ((kind, state), by) in self.counts.into_iter().filter(|(_, by)| *by != 0) {
-            sqlx::query(
-                "INSERT INTO letter_counts (grp, destination, message_type, state, letters) VALUES ($1, $2, $3, $4, $5)
-                 ON CONFLICT (grp, destination, message_type, state)
-                 DO UPDATE SET letters = letter_counts.letters + excluded.letters",
-            )
-            .bind(kind.group)
-            .bind(stored(&kind.destination))
-            .bind(stored(&kind.message_type))
-            .bind(state)
-            .bind(by)
-            .execute(&mut *on)
-            .await
-            .map_err(failed)?;
+        let counts: Vec<_> = self.counts.into_iter().filter(|(_, by)| *by != 0).collect();
+        for some in pieces(&counts) {
+            write_counts(on, some).await?;
         }
         for (job, ended) in self.jobs {
             sqlx::query(
@@ -163,27 +156,46 @@ impl Tally {
     }
 }
 
-async fn insert(on: &mut Connection, group: Group) -> Result<(), Error> {
-    sqlx::query(
-        "INSERT INTO letter_groups (id, failure, route, class, code, digest, message, first_ms, last_ms)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-         ON CONFLICT (id) DO UPDATE SET
+async fn write_groups(on: &mut Connection, groups: &[Group]) -> Result<(), Error> {
+    let mut query = QueryBuilder::<Database>::new(
+        "INSERT INTO letter_groups (id, failure, route, class, code, digest, message, first_ms, last_ms) ",
+    );
+    let maybe = |text: &Option<String>| text.as_deref().map(|text| stored(text).into_owned());
+    query.push_values(groups, |mut row, group| {
+        row.push_bind(group.print.group.clone())
+            .push_bind(group.print.failure.clone())
+            .push_bind(maybe(&group.route))
+            .push_bind(group.class)
+            .push_bind(maybe(&group.code))
+            .push_bind(maybe(&group.digest))
+            .push_bind(stored(&group.print.message).into_owned())
+            .push_bind(int(group.first_ms))
+            .push_bind(int(group.last_ms));
+    });
+    query.push(
+        " ON CONFLICT (id) DO UPDATE SET
              first_ms = CASE WHEN excluded.first_ms < letter_groups.first_ms THEN excluded.first_ms
                              ELSE letter_groups.first_ms END,
              last_ms = CASE WHEN excluded.last_ms > letter_groups.last_ms THEN excluded.last_ms
                             ELSE letter_groups.last_ms END",
-    )
-    .bind(group.print.group)
-    .bind(group.print.failure)
-    .bind(group.route.as_deref().map(stored))
-    .bind(group.class)
-    .bind(group.code.as_deref().map(stored))
-    .bind(group.digest.as_deref().map(stored))
-    .bind(stored(&group.print.message))
-    .bind(int(group.first_ms))
-    .bind(int(group.last_ms))
-    .execute(on)
-    .await
-    .map_err(failed)?;
-    Ok(())
+    );
+    query.build().execute(on).await.map(drop).map_err(failed)
+}
+
+async fn write_counts(on: &mut Connection, counts: &[((Kind, &'static str), i64)]) -> Result<(), Error> {
+    let mut query = QueryBuilder::<Database>::new(
+        "INSERT INTO letter_counts (grp, destination, message_type, state, letters) ",
+    );
+    query.push_values(counts, |mut row, ((kind, state), by)| {
+        row.push_bind(kind.group.clone())
+            .push_bind(stored(&kind.destination).into_owned())
+            .push_bind(stored(&kind.message_type).into_owned())
+            .push_bind(*state)
+            .push_bind(*by);
+    });
+    query.push(
+        " ON CONFLICT (grp, destination, message_type, state)
+          DO UPDATE SET letters = letter_counts.letters + excluded.letters",
+    );
+    query.build().execute(on).await.map(drop).map_err(failed)
 }
