@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use sqlx::{Connection as _, Row as _};
+use sqlx::{Connection as _, QueryBuilder, Row as _};
 
 use super::connect::Target;
 use crate::store::{Error, Sought};
@@ -41,16 +41,28 @@ pub(super) const WORDS: &str = "
     CREATE INDEX letter_words_of ON letter_words USING GIN (words) WITH (gin_pending_list_limit = 1024);";
 /// Where that table has the number of a letter.
 pub(super) const WORDS_NUMBER: &str = "number";
-/// The numbers of letters with the words that [`sought`] says.
-pub(super) const FINDING: (&str, &str) = (
-    "SELECT number FROM letter_words WHERE words @@ CAST(",
-    " AS TSQUERY)",
-);
-
-/// Words have letters and digits only: nothing in them has to be quoted once more.
-pub(super) fn sought(sought: &Sought) -> String {
+/// The numbers of letters that have the words; none when they are more than `most`.
+pub(super) async fn rare(
+    on: &mut Connection,
+    sought: &Sought,
+    most: usize,
+) -> Result<Option<Vec<i64>>, Error> {
+    // Words have letters and digits only: nothing in them has to be quoted once more.
     let word = |(word, beginning)| format!("'{word}'{}", if beginning { ":*" } else { "" });
-    sought.words().map(word).collect::<Vec<_>>().join(" & ")
+    let all = sought.words().map(word).collect::<Vec<_>>().join(" & ");
+    let found: Vec<i64> =
+        sqlx::query_scalar("SELECT number FROM letter_words WHERE words @@ CAST($1 AS TSQUERY) LIMIT $2")
+            .bind(all)
+            .bind(i64::try_from(most).unwrap_or(i64::MAX).saturating_add(1))
+            .fetch_all(on)
+            .await
+            .map_err(failed)?;
+    Ok((found.len() <= most).then_some(found))
+}
+
+/// Appends the condition that a column has one of these numbers.
+pub(super) fn among_numbers(query: &mut QueryBuilder<Database>, numbers: &[i64]) {
+    query.push(" = ANY(").push_bind(numbers.to_vec()).push(")");
 }
 
 /// The number of a new letter. A host that does not know of words yet writes none.

@@ -13,9 +13,11 @@ use super::{Error, uint};
 use crate::store::LetterFilter;
 
 /// Letters that are counted one by one where the counts do not know how many match.
-pub(super) const LOOKED: usize = 10_000;
+pub(super) const LOOKED: usize = 5_000;
 /// Entries of the index that all groups together are counted by, when the counts do not know.
-const LOOKED_IN_GROUPS: usize = 100_000;
+const LOOKED_IN_GROUPS: usize = 50_000;
+/// Kinds that are read in one statement; each size is a statement of its own.
+const KINDS: [usize; 3] = [16, 4, 1];
 
 /// The place of a letter in a list; its id as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,16 +55,21 @@ pub(super) async fn newest(
     let mut heads = heads(on, filter, after, None).await?;
     heads.sort_unstable_by(|a, b| b.newest.cmp(&a.newest));
     let mut found: Vec<Spot> = Vec::new();
-    for head in heads {
+    // The first kinds say how far back the others have to be read, so there are few of them at first.
+    let (mut rest, mut most) = (heads.as_slice(), 1);
+    while let Some(head) = rest.first() {
         let last = found.get(want.saturating_sub(1));
         // All that follow begin behind it as well.
         if last.is_some_and(|last| head.newest < *last) {
             break;
         }
         let floor = last.map(|last| last.at);
-        found.extend(spots(on, of_kind(&head, filter, after, floor, want)).await?);
+        let fits = |size: &usize| *size <= most && *size <= rest.len();
+        let (some, others) = rest.split_at(KINDS.into_iter().find(fits).unwrap_or(1));
+        found.extend(spots(on, of_kinds(some, filter, after, floor, want)).await?);
         found.sort_unstable_by(|a, b| b.cmp(a));
         found.truncate(want);
+        (rest, most) = (others, most * 4);
     }
     Ok(found)
 }
@@ -148,25 +155,32 @@ fn is_its_kind(query: &mut QueryBuilder<Database>, filter: &LetterFilter) {
     times(query, "d.", filter);
 }
 
-pub(super) fn of_kind(
-    head: &Head,
+/// Of each of these kinds at most `want`.
+pub(super) fn of_kinds(
+    heads: &[Head],
     filter: &LetterFilter,
     after: Option<&Spot>,
     floor: Option<i64>,
     want: usize,
 ) -> QueryBuilder<Database> {
-    let mut query = QueryBuilder::new("SELECT d.id, d.last_failure_ms FROM dead_letters d WHERE d.grp = ");
-    query.push_bind(head.group.clone()).push(" AND d.destination = ");
-    query.push_bind(head.destination.clone());
-    query.push(" AND d.kind = ").push_bind(head.kind.clone());
-    query.push(format!(" AND d.state{BYTEWISE} = "));
-    query.push_bind(head.state.clone());
-    times(&mut query, "d.", filter);
-    if let Some(floor) = floor {
-        query.push(" AND d.last_failure_ms >= ").push_bind(floor);
+    let mut query = QueryBuilder::new("");
+    for (place, head) in heads.iter().enumerate() {
+        query.push(if place == 0 { "" } else { " UNION ALL " });
+        // Around each: SQLite has ORDER BY and LIMIT inside of a UNION only there.
+        query.push("SELECT id, last_failure_ms FROM (SELECT d.id, d.last_failure_ms FROM dead_letters d WHERE d.grp = ");
+        query.push_bind(head.group.clone()).push(" AND d.destination = ");
+        query.push_bind(head.destination.clone());
+        query.push(" AND d.kind = ").push_bind(head.kind.clone());
+        query.push(format!(" AND d.state{BYTEWISE} = "));
+        query.push_bind(head.state.clone());
+        times(&mut query, "d.", filter);
+        if let Some(floor) = floor {
+            query.push(" AND d.last_failure_ms >= ").push_bind(floor);
+        }
+        behind(&mut query, "d.", after);
+        ordered(&mut query, "d.", want);
+        query.push(") AS found");
     }
-    behind(&mut query, "d.", after);
-    ordered(&mut query, "d.", want);
     query
 }
 
@@ -290,12 +304,11 @@ pub(super) fn counting_kinds(filter: &LetterFilter, most: usize) -> QueryBuilder
 #[cfg(test)]
 #[allow(dead_code, reason = "the test asks one of the engines")]
 pub(in crate::store) fn statements(filter: &LetterFilter) -> Vec<String> {
-    use crate::store::Sought;
     let spot = Spot {
         at: 1,
         id: "i".to_owned(),
     };
-    let head = Head {
+    let head = || Head {
         group: "g".to_owned(),
         destination: "q".to_owned(),
         kind: "t".to_owned(),
@@ -305,7 +318,7 @@ pub(in crate::store) fn statements(filter: &LetterFilter) -> Vec<String> {
     let mut all = vec![counting(filter), counting_kinds(filter, 100)];
     for after in [None, Some(&spot)] {
         all.push(heads_of(filter, after, None));
-        all.push(of_kind(&head, filter, after, Some(1), 9));
+        all.push(of_kinds(&[head(), head()], filter, after, Some(1), 9));
         if is_plain(filter) {
             all.push(in_time(filter, after, 9));
         }
@@ -313,6 +326,6 @@ pub(in crate::store) fn statements(filter: &LetterFilter) -> Vec<String> {
     all.push(heads_of(filter, None, Some(&["g".to_owned()])));
     all.push(super::prepare::dead_from(None));
     all.push(super::prepare::dead_from(Some(&(1, "i".to_owned()))));
-    all.extend(Sought::of("word").map(|sought| super::words::those(&sought)));
+    all.push(super::words::those(&[1, 2]));
     all.iter().map(|query| query.sql().as_str().to_owned()).collect()
 }

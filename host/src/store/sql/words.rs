@@ -8,19 +8,22 @@ use std::collections::BTreeMap;
 
 use sqlx::QueryBuilder;
 
-use super::engine::{self, Connection, Database, FINDING, Row, failed};
+use super::Error;
+use super::engine::{self, Connection, Database, Row, failed};
 use super::find::{self, Count, Spot, among};
 use super::matching::{LOOKED_AT, meets};
 use super::row::column;
 use super::text::{maybe_text, text};
-use super::{Error, uint};
 use crate::model::DeadLetter;
 use crate::store::{LetterFilter, Sought, words_of};
 
 /// Newest letters that are looked at before the index is asked.
 const FIRST: usize = 500;
 /// Letters that are looked at for one answer, and that the index may find.
-const LOOKED: usize = 2_000;
+const LOOKED: usize = 1_000;
+/// Where one in so many of the newest has the words, the index may well find too many: it is asked only when the count of
+/// letters says otherwise. Postgres reads all letters with a word before it says anything.
+const FREQUENT: usize = 10;
 /// Letters whose words are made up for in one statement.
 const PIECE: i64 = 500;
 
@@ -145,7 +148,9 @@ pub(super) async fn newest(
     if look.hits.len() >= want {
         return Ok(look.found(true));
     }
-    if let Some(all) = indexed(on, (filter, sought)).await? {
+    if !look.finds_too_many(on, filter).await?
+        && let Some(all) = indexed(on, (filter, sought)).await?
+    {
         let letters = all.len() as u64;
         let behind = |hit: &Hit| after.is_none_or(|after| hit.spot < *after);
         return Ok(Found {
@@ -204,6 +209,16 @@ impl Look {
         Ok(())
     }
 
+    /// As far as the newest tell of the others.
+    async fn finds_too_many(&self, on: &mut Connection, filter: &LetterFilter) -> Result<bool, Error> {
+        let hits = self.hits.len() as u64;
+        if self.hits.len() * FREQUENT < self.looked {
+            return Ok(false);
+        }
+        let letters = find::count(on, filter).await?.letters;
+        Ok(letters.saturating_mul(hits) > (LOOKED * self.looked) as u64)
+    }
+
     fn found(self, at_least: bool) -> Found {
         let count = Count {
             letters: self.hits.len() as u64,
@@ -222,24 +237,13 @@ async fn indexed(
     on: &mut Connection,
     (filter, sought): (&LetterFilter, &Sought),
 ) -> Result<Option<Vec<Hit>>, Error> {
-    let mut query = QueryBuilder::<Database>::new("SELECT COUNT(*) FROM (");
-    finding(&mut query, sought);
-    query
-        .push(" LIMIT ")
-        .push_bind(LOOKED as i64 + 1)
-        .push(") AS found");
-    let found: i64 = query
-        .build_query_scalar()
-        .fetch_one(&mut *on)
-        .await
-        .map_err(failed)?;
-    if uint(found) > LOOKED as u64 {
+    let Some(numbers) = engine::rare(on, sought, LOOKED).await? else {
         return Ok(None);
-    }
-    let rows = those(sought).build().fetch_all(on).await.map_err(failed)?;
+    };
+    let rows = those(&numbers).build().fetch_all(on).await.map_err(failed)?;
     let mut hits = Vec::with_capacity(rows.len());
     for row in &rows {
-        if meets(row, filter)? {
+        if meets(row, filter)? && are_in(row, sought)? {
             hits.push(Hit {
                 spot: Spot {
                     at: column(row, "last_failure_ms")?,
@@ -253,18 +257,12 @@ async fn indexed(
     Ok(Some(hits))
 }
 
-fn finding(query: &mut QueryBuilder<Database>, sought: &Sought) {
-    let (before, behind) = FINDING;
-    query.push(before).push_bind(engine::sought(sought)).push(behind);
-}
-
-/// The letters that the index finds, and nothing else said: whatever else had an index might be looked at first.
-pub(super) fn those(sought: &Sought) -> QueryBuilder<Database> {
+/// The letters of these numbers, and nothing else said: whatever else had an index might be looked at first.
+pub(super) fn those(numbers: &[i64]) -> QueryBuilder<Database> {
     let mut query = QueryBuilder::new(format!(
-        "SELECT id, {LOOKED_AT} FROM dead_letters WHERE number IN ("
+        "SELECT id, reason, code, message_id, {LOOKED_AT} FROM dead_letters WHERE number"
     ));
-    finding(&mut query, sought);
-    query.push(" LIMIT ").push_bind(LOOKED as i64).push(")");
+    engine::among_numbers(&mut query, numbers);
     query
 }
 
