@@ -1,13 +1,18 @@
 //! A TCP proxy in this process: passes, cuts, or swallows what goes through it.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+
+/// The proxy of the run before is closed when its task has ended, which nobody waits for.
+const CLOSING: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -53,9 +58,15 @@ impl Proxy {
     /// # Errors
     /// When the port is taken.
     pub async fn start(port: u16, target: u16) -> Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", port))
-            .await
-            .with_context(|| format!("the proxy's port {port}"))?;
+        let until = Instant::now() + CLOSING;
+        let listener = loop {
+            match TcpListener::bind(("127.0.0.1", port)).await {
+                Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < until => {
+                    tokio::time::sleep(CLOSING / 50).await;
+                }
+                bound => break bound.with_context(|| format!("the proxy's port {port}"))?,
+            }
+        };
         let port = listener.local_addr()?.port();
         let state = Arc::new(State {
             mode: AtomicU8::new(0),
