@@ -69,7 +69,7 @@ pub(super) async fn newest(
         found.extend(spots(on, of_kinds(some, filter, after, floor, want)).await?);
         found.sort_unstable_by(|a, b| b.cmp(a));
         found.truncate(want);
-        (rest, most) = (others, most * 4);
+        (rest, most) = (others, most.saturating_mul(4));
     }
     Ok(found)
 }

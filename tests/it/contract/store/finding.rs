@@ -13,6 +13,7 @@ on_both! {
     a_word_that_is_nowhere_near_is_looked_for_page_by_page
     words_follow_a_letter_that_fails_again
     counts_of_a_time_say_when_there_are_more
+    a_list_of_hundreds_of_kinds_is_in_order
 }
 
 const ROUTES: [&str; 3] = ["work", "mail", "a route"];
@@ -325,6 +326,29 @@ async fn words_follow_a_letter_that_fails_again(stage: &Stage) {
         ..LetterFilter::default()
     };
     assert_eq!(again.list(&filter, &Page::default()).await.unwrap().count, 1);
+}
+
+async fn a_list_of_hundreds_of_kinds_is_in_order(stage: &Stage) {
+    const KINDS: usize = 600;
+    let store = stage.open().await;
+    let of = |number: usize| DeadLetter {
+        message_type: Some(format!("kind-{number}")),
+        ..letter(&format!("l{number:04}"), number as u64)
+    };
+    fill(&*store, (0..KINDS).map(of).collect()).await;
+    let filter = LetterFilter {
+        route: Some("r".to_owned()),
+        ..LetterFilter::default()
+    };
+    let want: Vec<String> = (0..KINDS).rev().map(|number| format!("l{number:04}")).collect();
+    let page = Page {
+        limit: 1_000,
+        ..Page::default()
+    };
+    let found = store.list(&filter, &page).await.unwrap().letters;
+    let ids: Vec<String> = found.into_iter().map(|letter| letter.id).collect();
+    assert_eq!(ids, want);
+    assert_eq!(walk(&*store, &filter, 7).await.0, want);
 }
 
 async fn counts_of_a_time_say_when_there_are_more(stage: &Stage) {
