@@ -23,7 +23,7 @@ pub struct Args {
     /// Only these: embedded, rabbitmq, kafka
     #[arg(long, value_delimiter = ',')]
     broker: Vec<String>,
-    /// Other arenas than embedded and brokers: store (see tests/torture/README.md)
+    /// Only these arenas, instead of embedded and brokers: embedded, brokers, store (see tests/torture/README.md)
     #[arg(long, value_delimiter = ',')]
     arena: Vec<String>,
     /// Only these faults: kill-host, swap-plugin, fill-disk … (see tests/torture/src/fault.rs)

@@ -25,7 +25,7 @@ struct Args {
     /// Brokers under load: embedded, rabbitmq, kafka
     #[arg(long, value_delimiter = ',')]
     broker: Vec<String>,
-    /// Other arenas than embedded and brokers, which run side by side: store, after them
+    /// Only these arenas, instead of embedded and brokers, which run side by side: embedded, brokers, and after them store
     #[arg(long, value_delimiter = ',')]
     arena: Vec<String>,
     /// Only these faults

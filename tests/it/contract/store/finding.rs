@@ -289,6 +289,9 @@ async fn a_word_that_is_nowhere_near_is_looked_for_page_by_page(stage: &Stage) {
         );
         assert_eq!(page.next, None);
     }
+    // The letter that has the one has not the other.
+    let none = store.list(&by("c4711 another"), &Page::default()).await.unwrap();
+    assert_eq!((none.letters.len(), none.count, none.at_least), (0, 0, false));
     assert!(store.groups(&by("common"), 10).await.unwrap().at_least);
     let one = store.groups(&by("c4711"), 10).await.unwrap();
     assert_eq!((one.count, one.at_least, one.groups[0].count), (1, false, 1));
