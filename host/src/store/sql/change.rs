@@ -3,16 +3,108 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::engine::{Connection, failed};
+use sqlx::QueryBuilder;
+
+use super::engine::{Connection, Database, Row, failed};
 use super::row::{column, corrupt};
 use super::tally::Tally;
 use super::text::{stored, text};
 use super::{Error, held, int, letters, retries, trail};
 use crate::model::clock::duration_ms;
-use crate::model::{LetterState, UnixMs};
+use crate::model::{DeadLetter, LetterState, UnixMs};
 use crate::store::{Change, Changed, Note, Progress};
 
-/// `turn`: it is the host that claims it by itself, and is so far with it then.
+/// What all letters that are changed at once become.
+pub(super) struct Step<'a> {
+    from: LetterState,
+    to: LetterState,
+    /// Until when who claims them has them, on which host, and how far the host itself is with them then.
+    claim: Option<(i64, &'a str, Progress)>,
+    now: UnixMs,
+}
+
+impl<'a> Step<'a> {
+    /// `turn`: it is the host that claims it by itself, and is so far with it then. Whoever else claims it begins anew with it, so that
+    /// the host tries as often as ever after a person did.
+    pub(super) fn of(change: &Change, turn: Option<Progress>, host: &'a str, now: UnixMs) -> Self {
+        let claim = match change {
+            Change::Claim { lease, .. } => Some((end_of(now, *lease), host, turn.unwrap_or_default())),
+            _ => None,
+        };
+        Self {
+            from: change.from(),
+            to: change.to(),
+            claim,
+            now,
+        }
+    }
+
+    /// Compare and set of these letters, each with its holder: who claims it, or who has it. The rows of those that were changed,
+    /// in no order, with the columns of [`letters::letter`] and [`letters::kind`].
+    pub(super) async fn set(
+        &self,
+        on: &mut Connection,
+        given: &[(&str, Option<&str>)],
+    ) -> Result<Vec<Row>, Error> {
+        let mut query = QueryBuilder::<Database>::new("WITH given (letter, who) AS (");
+        query.push_values(given, |mut row, (letter, who)| {
+            row.push_bind(stored(letter).into_owned())
+                .push_bind(who.map(|who| stored(who).into_owned()));
+        });
+        query
+            .push(") UPDATE dead_letters SET state = ")
+            .push_bind(self.to.as_str())
+            .push(", closed_ms = ")
+            .push_bind(letters::closed(self.to, self.now));
+        // A holder that is asked for has to be there; where none is asked for the row has none either.
+        let held = match self.claim {
+            Some((until, host, begun)) => {
+                query
+                    .push(", holder = given.who, lease_until_ms = ")
+                    .push_bind(until);
+                query.push(", host = ").push_bind(host.to_owned());
+                query
+                    .push(", auto_attempts = ")
+                    .push_bind(i64::from(begun.attempts));
+                query.push(", auto_due_ms = ").push_bind(int(begun.due_ms));
+                query.push(", auto_end = NULL");
+                "holder IS NULL"
+            }
+            None => {
+                query.push(", holder = NULL, lease_until_ms = NULL, host = NULL");
+                "holder IS NOT DISTINCT FROM given.who"
+            }
+        };
+        query
+            .push(" FROM given WHERE id = given.letter AND state = ")
+            .push_bind(self.from.as_str())
+            .push(" AND ")
+            .push(held)
+            .push(concat!(" RETURNING ", letters::columns!(), ", grp, destination"));
+        query.build().fetch_all(on).await.map_err(failed)
+    }
+
+    /// The letters of rows that were changed: counted, and each with its row in the trail.
+    pub(super) async fn made<'n>(
+        &self,
+        on: &mut Connection,
+        rows: &[Row],
+        note: impl Fn(&str) -> Option<&'n Note>,
+        tally: &mut Tally,
+    ) -> Result<Vec<DeadLetter>, Error> {
+        let mut letters = Vec::with_capacity(rows.len());
+        for row in rows {
+            tally.moved(&letters::kind(row)?, self.from, self.to);
+            letters.push(letters::letter(row)?);
+        }
+        let noted = letters
+            .iter()
+            .filter_map(|letter| Some((letter.id.as_str(), note(&letter.id)?)));
+        trail::add_all(on, self.now, (self.from, self.to), &noted.collect::<Vec<_>>()).await?;
+        Ok(letters)
+    }
+}
+
 #[allow(clippy::too_many_arguments, reason = "what a change is made of")]
 pub(super) async fn change(
     on: &mut Connection,
@@ -24,54 +116,30 @@ pub(super) async fn change(
     now: UnixMs,
     tally: &mut Tally,
 ) -> Result<Changed, Error> {
-    let (from, to) = (change.from(), change.to());
-    let (holder, until, host) = match change {
-        Change::Claim { holder, lease } => (Some(stored(holder)), Some(end_of(now, *lease)), Some(host)),
-        Change::Sent { .. }
-        | Change::Edited { .. }
-        | Change::Resume { .. }
-        | Change::GiveBack { .. }
-        | Change::Release
-        | Change::Discard => (None, None, None),
-    };
-    // Whoever claims it begins anew with it, so that the host tries as often as ever after a person did.
-    let begun = match change {
-        Change::Claim { .. } => Some(turn.unwrap_or_default()),
-        _ => None,
-    };
     // Its lane is locked: nobody else takes the row away.
     if matches!(change, Change::Resume { .. } | Change::Release) && !held::holds(on, id).await? {
-        return Ok(state(on, id).await?.map_or(Changed::Unknown, Changed::Conflict));
+        return as_it_is(on, id).await;
     }
-    // A holder that is asked for has to be there; where none is asked for the row has none either.
-    let changed = sqlx::query(concat!(
-        "UPDATE dead_letters SET state = $3, holder = $4, lease_until_ms = $5, host = $7, closed_ms = $8,
-             auto_attempts = COALESCE($9, auto_attempts), auto_due_ms = COALESCE($10, auto_due_ms),
-             auto_end = CASE WHEN $9 IS NULL THEN auto_end ELSE NULL END
-         WHERE id = $1 AND state = $2 AND holder IS NOT DISTINCT FROM $6 RETURNING ",
-        letters::columns!(),
-        ", grp, destination"
-    ))
-    .bind(stored(id))
-    .bind(from.as_str())
-    .bind(to.as_str())
-    .bind(holder)
-    .bind(until)
-    .bind(change.holder().map(stored))
-    .bind(host)
-    .bind(letters::closed(to, now))
-    .bind(begun.map(|progress| i64::from(progress.attempts)))
-    .bind(begun.map(|progress| int(progress.due_ms)))
-    .fetch_optional(&mut *on)
-    .await
-    .map_err(failed)?;
-    let Some(row) = changed else {
-        return Ok(state(on, id).await?.map_or(Changed::Unknown, Changed::Conflict));
+    let step = Step::of(change, turn, host, now);
+    let rows = step.set(on, &[(id, who(change))]).await?;
+    let Some(letter) = step.made(on, &rows, |_| Some(note), tally).await?.pop() else {
+        return as_it_is(on, id).await;
     };
-    tally.moved(&letters::kind(&row)?, from, to);
-    trail::add(on, id, now, (from, to), note).await?;
     follow(on, id, change, now).await?;
-    Ok(Changed::Done(Box::new(letters::letter(&row)?)))
+    Ok(Changed::Done(Box::new(letter)))
+}
+
+/// Who claims the letter with this change, or has to have it.
+pub(super) fn who(change: &Change) -> Option<&str> {
+    match change {
+        Change::Claim { holder, .. } => Some(holder),
+        change => change.holder(),
+    }
+}
+
+/// Nothing was changed.
+pub(super) async fn as_it_is(on: &mut Connection, id: &str) -> Result<Changed, Error> {
+    Ok(state(on, id).await?.map_or(Changed::Unknown, Changed::Conflict))
 }
 
 /// What becomes of rows. Only now that the letter is ours: of whoever is just holding a key with it, one waits for the other.
@@ -83,7 +151,7 @@ async fn follow(on: &mut Connection, letter: &str, change: &Change, now: UnixMs)
         }
         // Whoever sent it may not have known that it holds a key. Its row is where it runs, also when its queue has it as
         // well: the one that came from there may have been taken for the row's double.
-        Change::Sent { park: None, .. } => held::wake(on, letter, now).await,
+        Change::Sent { park: None, .. } => held::wake(on, &[letter], now).await,
         Change::Sent { park: Some(row), .. } | Change::Edited { park: Some(row), .. } => {
             let copy = matches!(change, Change::Edited { .. });
             if held::resume(on, letter, row, copy).await? {

@@ -1,9 +1,12 @@
 //! Rows that wait for their letter at the head of their lane: their SQL, and the seam [`HeldKeys`].
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, QueryBuilder};
 
 use super::engine::{Connection, Database, Row, SNAPSHOT, answered, failed, same_lane};
+use super::find::among;
 use super::op::Op;
 use super::row::column;
 use super::text::{stored, text};
@@ -44,6 +47,15 @@ pub(super) async fn holds(on: &mut Connection, letter: &str) -> Result<bool, Err
         .map_err(failed)
 }
 
+/// Which of them do.
+pub(super) async fn holding(on: &mut Connection, letters: &[&str]) -> Result<HashSet<String>, Error> {
+    let mut query = QueryBuilder::<Database>::new("SELECT held FROM parked");
+    let letters: Vec<String> = letters.iter().map(|letter| stored(letter).into_owned()).collect();
+    among(&mut query, " WHERE held", &letters);
+    let rows = query.build().fetch_all(on).await.map_err(failed)?;
+    rows.iter().map(|row| text(row, "held")).collect()
+}
+
 /// It runs again in its place, or a changed copy of it does, which has an id of its own. Was there one?
 pub(super) async fn resume(
     on: &mut Connection,
@@ -69,19 +81,18 @@ pub(super) async fn resume(
     Ok(resumed.rows_affected() > 0)
 }
 
-/// As [`resume()`], the message as it is.
-pub(super) async fn wake(on: &mut Connection, letter: &str, now: UnixMs) -> Result<(), Error> {
-    sqlx::query(
-        "UPDATE parked SET held = NULL, held_ms = NULL, attempt = 1, due_ms = $2, ready_ms = $2, claims = 0,
-             history = '[]'
-         WHERE held = $1",
-    )
-    .bind(stored(letter))
-    .bind(int(now))
-    .execute(on)
-    .await
-    .map_err(failed)?;
-    Ok(())
+/// As [`resume()`], of each of these letters, and the messages as they are.
+pub(super) async fn wake(on: &mut Connection, letters: &[&str], now: UnixMs) -> Result<(), Error> {
+    let mut query = QueryBuilder::<Database>::new(
+        "UPDATE parked SET held = NULL, held_ms = NULL, attempt = 1, claims = 0, history = '[]', due_ms = ",
+    );
+    query
+        .push_bind(int(now))
+        .push(", ready_ms = ")
+        .push_bind(int(now));
+    let letters: Vec<String> = letters.iter().map(|letter| stored(letter).into_owned()).collect();
+    among(&mut query, " WHERE held", &letters);
+    query.build().execute(on).await.map(drop).map_err(failed)
 }
 
 /// The next row of its lane becomes the head.

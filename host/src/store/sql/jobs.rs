@@ -11,10 +11,9 @@ use super::prepare::{self, Next, Piece};
 use super::row::{column, corrupt};
 use super::tally::Tally;
 use super::text::{maybe_text, stored, text};
-use super::{Error, Store, change, int, letters, small, uint};
+use super::{Error, Store, int, letters, members, small, uint};
 use crate::model::UnixMs;
 use crate::model::clock::duration_ms;
-use crate::planted::{self, Bug};
 use crate::store::{
     Change, Changed, Ending, Job, JobResult, JobState, Jobs, Member, Members, NewJob, Note, Standing,
 };
@@ -54,12 +53,8 @@ pub(super) enum Op {
         id: String,
         actor: String,
     },
-    Change {
-        member: Member,
-        letter: String,
-        change: Change,
-        note: Note,
-    },
+    /// Of a letter of a job.
+    Change(members::Wanted),
     Record {
         member: Member,
         ending: Ending,
@@ -115,17 +110,14 @@ impl Op {
             }
             Self::End { job, holder, failure } => end(on, *job, holder, failure.as_deref(), now).await,
             Self::Cancel { id, actor } => cancel(on, id, actor, now).await,
-            Self::Change {
-                member,
-                letter,
-                change,
-                note,
-            } => change_member(on, member, (letter, change, note), host, now, tally)
+            Self::Change(wanted) => members::change(on, wanted, host, now, tally)
                 .await
                 .map(Done::Changed),
-            Self::Record { member, ending, why } => result(on, member, *ending, why.as_deref(), now, tally)
-                .await
-                .map(Done::Flag),
+            Self::Record { member, ending, why } => {
+                members::record(on, member, *ending, why.as_deref(), now, tally)
+                    .await
+                    .map(Done::Flag)
+            }
         }
     }
 }
@@ -351,74 +343,6 @@ async fn cancel(on: &mut Connection, id: &str, actor: &str, now: UnixMs) -> Resu
     Ok(Done::Job(job.map(Box::new)))
 }
 
-async fn change_member(
-    on: &mut Connection,
-    member: &Member,
-    (letter, change, note): (&str, &Change, &Note),
-    host: &str,
-    now: UnixMs,
-    tally: &mut Tally,
-) -> Result<Changed, Error> {
-    let begins = matches!(change, Change::Claim { .. } | Change::Discard);
-    if begins && !planted::is(Bug::CancelOnlyFlipsAFlag) && !is_ours(on, member).await? {
-        return Ok(Changed::Stopped);
-    }
-    let changed = change::change(on, letter, change, None, note, host, now, tally).await?;
-    let ending = match (change, &changed) {
-        (Change::Discard, Changed::Done(_)) => Some(Ending::Discarded),
-        (Change::Sent { .. } | Change::Resume { .. }, Changed::Done(_)) => Some(Ending::Sent),
-        // Its queue has it. It was so quick that its letter is dead again, and is not to be sent a second time.
-        (Change::Sent { park: None, .. }, Changed::Conflict(_)) => Some(Ending::Sent),
-        _ => None,
-    };
-    if let Some(ending) = ending {
-        result(on, member, ending, None, now, tally).await?;
-    }
-    Ok(changed)
-}
-
-/// Does this host have the job still, and has the letter no result?
-async fn is_ours(on: &mut Connection, member: &Member) -> Result<bool, Error> {
-    sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM redrive_jobs WHERE seq = $1 AND state = 'running' AND holder = $2)
-            AND EXISTS (SELECT 1 FROM redrive_members WHERE job = $1 AND place = $3 AND outcome IS NULL)",
-    )
-    .bind(int(member.job))
-    .bind(stored(&member.holder))
-    .bind(int(member.place))
-    .fetch_one(on)
-    .await
-    .map_err(failed)
-}
-
-async fn result(
-    on: &mut Connection,
-    member: &Member,
-    ending: Ending,
-    why: Option<&str>,
-    now: UnixMs,
-    tally: &mut Tally,
-) -> Result<bool, Error> {
-    let job = int(member.job);
-    let set = sqlx::query(
-        "UPDATE redrive_members SET outcome = $3, why = $4, at_ms = $5
-         WHERE job = $1 AND place = $2 AND outcome IS NULL",
-    )
-    .bind(job)
-    .bind(int(member.place))
-    .bind(ending.as_str())
-    .bind(why.map(stored))
-    .bind(int(now))
-    .execute(on)
-    .await
-    .map_err(failed)?;
-    let first = set.rows_affected() > 0;
-    if first {
-        tally.ended(job, ending);
-    }
-    Ok(first)
-}
-
 /// What an earlier run of this host had is to be taken again at once. A job that says no host began before hosts were written
 /// down, in a file that had one only.
 pub(super) async fn let_all_go(on: &mut Connection, host: &str) -> Result<(), Error> {
@@ -620,12 +544,12 @@ impl Jobs for Store {
         change: Change,
         note: Note,
     ) -> Result<Changed, Error> {
-        let op = Op::Change {
+        let op = Op::Change(members::Wanted {
             member: member.clone(),
             letter: letter.to_owned(),
             change,
             note,
-        };
+        });
         match self.write(WriterOp::Job(op, self.host())).await? {
             Done::Changed(changed) => Ok(changed),
             _ => Ok(Changed::Unknown),

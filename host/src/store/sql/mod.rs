@@ -20,6 +20,7 @@ mod jobs;
 mod keep;
 mod letters;
 mod matching;
+mod members;
 mod op;
 mod prepare;
 mod replays;

@@ -101,9 +101,8 @@ impl Op {
         match self {
             Self::Park(rows) => into.rows.extend(rows),
             Self::Hold(row, _) => into.rows.push(row),
-            Self::Change(letter, change, ..) | Self::Job(jobs::Op::Change { letter, change, .. }, _) => {
-                into.change(letter, change);
-            }
+            Self::Change(letter, change, ..) => into.change(letter, change),
+            Self::Job(jobs::Op::Change(wanted), _) => into.change(&wanted.letter, &wanted.change),
             Self::Complete(id) | Self::Bury(id, _) => into.ids.push(id),
             Self::Auto(op, _) => into.letters.extend(op.discards()),
             Self::Claim(_)

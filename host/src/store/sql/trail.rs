@@ -1,7 +1,9 @@
 //! What was done to a letter, by whom and why.
 
-use super::engine::{Connection, Pool, answered, failed};
-use super::row::{column, corrupt};
+use sqlx::QueryBuilder;
+
+use super::engine::{Connection, Database, Pool, answered, failed};
+use super::row::{column, corrupt, pieces};
 use super::text::{maybe_text, stored, text};
 use super::{Error, int, letters, uint};
 use crate::model::{LetterState, UnixMs};
@@ -17,23 +19,34 @@ pub(super) async fn add(
     on: &mut Connection,
     letter: &str,
     now: UnixMs,
-    (from, to): (LetterState, LetterState),
+    states: (LetterState, LetterState),
     note: &Note,
 ) -> Result<(), Error> {
-    sqlx::query(
-        "INSERT INTO letter_trail (letter, at_ms, actor, action, from_state, to_state, reason)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
-    )
-    .bind(stored(letter))
-    .bind(int(now))
-    .bind(stored(&note.actor))
-    .bind(stored(&note.action))
-    .bind(from.as_str())
-    .bind(to.as_str())
-    .bind(note.reason.as_deref().map(stored))
-    .execute(on)
-    .await
-    .map_err(failed)?;
+    add_all(on, now, states, &[(letter, note)]).await
+}
+
+/// The same change of several letters.
+pub(super) async fn add_all(
+    on: &mut Connection,
+    now: UnixMs,
+    (from, to): (LetterState, LetterState),
+    notes: &[(&str, &Note)],
+) -> Result<(), Error> {
+    for some in pieces(notes) {
+        let mut query = QueryBuilder::<Database>::new(
+            "INSERT INTO letter_trail (letter, at_ms, actor, action, from_state, to_state, reason) ",
+        );
+        query.push_values(some, |mut row, (letter, note)| {
+            row.push_bind(stored(letter).into_owned())
+                .push_bind(int(now))
+                .push_bind(stored(&note.actor).into_owned())
+                .push_bind(stored(&note.action).into_owned())
+                .push_bind(from.as_str())
+                .push_bind(to.as_str())
+                .push_bind(note.reason.as_deref().map(|reason| stored(reason).into_owned()));
+        });
+        query.build().execute(&mut *on).await.map_err(failed)?;
+    }
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use super::engine::{self, Connection, Link, bounded};
 use super::op::{Done, Lanes, Op};
 use super::tally::Tally;
 use super::text::stored;
-use super::{auto, enter, exports, jobs, trail};
+use super::{auto, enter, exports, jobs, members, trail};
 use crate::model::{Clock, DeadLetter, UnixMs};
 use crate::store::{Change, Error, Note};
 
@@ -181,11 +181,11 @@ fn undo(op: &Op) -> Option<Op> {
         Op::Claim(claim) => Some(Op::Unclaim(Arc::clone(&claim.host), claim.ticket)),
         Op::Change(letter, Change::Claim { holder, .. }, _, host)
         | Op::Job(
-            jobs::Op::Change {
+            jobs::Op::Change(members::Wanted {
                 letter,
                 change: Change::Claim { holder, .. },
                 ..
-            },
+            }),
             host,
         )
         | Op::Auto(auto::Op::Claim { letter, holder, .. }, host) => {
@@ -213,32 +213,55 @@ async fn apply(
     exports: &exports::Wanted,
 ) -> Result<Vec<Done>, Error> {
     lock_lanes(connection, ops).await?;
-    let mut done = Vec::with_capacity(ops.len());
+    let mut done: Vec<Option<Done>> = ops.iter().map(|_| None).collect();
     let mut tally = Tally::default();
-    let mut ops = ops.iter().peekable();
-    while let Some(op) = ops.next() {
-        let Op::Enter(first) = op else {
-            done.push(bounded(op.apply(connection, now, &mut tally)).await?);
+    for (at, op) in ops.iter().enumerate() {
+        // Done already, together with one before it. None of them knows of another's end yet, so any order is theirs.
+        if done.get(at).is_none_or(Option::is_some) {
             continue;
-        };
-        // Under a broad failure a batch is letters of many callers, and each question to a server far away costs its time.
-        let mut letters: Vec<&DeadLetter> = first.iter().collect();
-        let mut counts = vec![first.len()];
-        while let Some(Op::Enter(more)) = ops.next_if(|op| matches!(op, Op::Enter(_))) {
-            letters.extend(more);
-            counts.push(more.len());
         }
-        let mut ids = bounded(enter::enter_all(connection, &letters, now, &mut tally))
-            .await?
-            .into_iter();
-        done.extend(
-            counts
-                .into_iter()
-                .map(|n| Done::Entered(ids.by_ref().take(n).collect())),
-        );
+        let rest = || ops.iter().enumerate().skip(at);
+        let made: Vec<(usize, Done)> = match op {
+            // Under a broad failure a batch is letters of many callers, and each question to a server far away costs its time.
+            Op::Enter(_) => {
+                let letters = rest().map_while(|(at, op)| match op {
+                    Op::Enter(letters) => Some((at, letters)),
+                    _ => None,
+                });
+                let all: Vec<(usize, &Vec<DeadLetter>)> = letters.collect();
+                let flat: Vec<&DeadLetter> = all.iter().flat_map(|(_, letters)| *letters).collect();
+                let mut ids = bounded(enter::enter_all(connection, &flat, now, &mut tally))
+                    .await?
+                    .into_iter();
+                all.iter()
+                    .map(|(at, letters)| (*at, Done::Entered(ids.by_ref().take(letters.len()).collect())))
+                    .collect()
+            }
+            Op::Job(jobs::Op::Change(wanted), host) => {
+                let others = rest().skip(1).filter_map(|(at, op)| match op {
+                    Op::Job(jobs::Op::Change(other), of) if of == host => Some((at, other)),
+                    _ => None,
+                });
+                let mut all = vec![(at, wanted)];
+                all.extend(wanted.with_alike(others));
+                let flat: Vec<&members::Wanted> = all.iter().map(|(_, wanted)| *wanted).collect();
+                let changed = bounded(members::change_all(connection, &flat, host, now, &mut tally)).await?;
+                let places = all.iter().map(|(at, _)| *at);
+                places.zip(changed.into_iter().map(Done::Changed)).collect()
+            }
+            op => vec![(at, bounded(op.apply(connection, now, &mut tally)).await?)],
+        };
+        for (at, made) in made {
+            if let Some(done) = done.get_mut(at) {
+                *done = Some(made);
+            }
+        }
     }
     bounded(tally.write(connection, exports)).await?;
-    Ok(done)
+    Ok(done
+        .into_iter()
+        .map(|done| done.unwrap_or(Done::Nothing))
+        .collect())
 }
 
 /// All at once and in an order that is the same everywhere: two hosts that lock them as they come would wait for each other.

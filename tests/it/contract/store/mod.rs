@@ -27,4 +27,5 @@ mod hosts;
 mod pieces;
 mod properties;
 mod stage;
+mod together;
 mod unanswered;

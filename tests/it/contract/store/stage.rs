@@ -82,7 +82,7 @@ pub enum Engine {
 
 /// Where a store lies that can be opened again.
 pub struct Stage {
-    engine: Engine,
+    pub engine: Engine,
     pub clock: Arc<Hands>,
     folder: tempfile::TempDir,
     schema: String,
