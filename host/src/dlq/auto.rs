@@ -341,7 +341,7 @@ async fn fly(
             }),
             ..Behalf::of(ACTOR)
         };
-        let result = redrive.send_again(&chosen.letter, &behalf).await;
+        let result = redrive.send_again(&chosen.letter, true, &behalf).await;
         landed.push((chosen, result));
     }
     landed

@@ -6,22 +6,43 @@ use std::time::Instant;
 /// What must go one after another: place and key of the message.
 pub type Lane = Vec<u8>;
 
+/// How much of a job is in memory at a time.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Letters under way.
+    pub under_way: usize,
+    /// Letters that wait.
+    pub waiting: usize,
+    /// Bytes of both; more only while a single letter has more, or letters are larger than those before them.
+    pub bytes: usize,
+}
+
+/// Letters of the first read, of which nobody knows how large they are.
+const FIRST: usize = 64;
+
 #[derive(Debug)]
 struct Waiting {
-    lane: Option<Lane>,
+    letter: Letter,
     not_before: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Letter {
+    lane: Option<Lane>,
+    bytes: usize,
 }
 
 /// The part of a job that is in memory.
 #[derive(Debug)]
 pub struct Course {
-    /// Under way at a time.
-    most: usize,
-    /// In memory at a time.
-    window: usize,
+    limits: Limits,
     waiting: BTreeMap<u64, Waiting>,
-    under_way: BTreeMap<u64, Option<Lane>>,
+    under_way: BTreeMap<u64, Letter>,
     busy: HashSet<Lane>,
+    /// Of those that wait and those under way.
+    bytes: usize,
+    /// How large the next letter may be: the mean of those that were read, of which the last ones count most.
+    mean: usize,
     /// The last place that was read.
     read_to: Option<u64>,
     all_read: bool,
@@ -29,13 +50,17 @@ pub struct Course {
 }
 
 impl Course {
-    pub fn new(most: usize, window: usize) -> Self {
+    pub fn new(limits: Limits) -> Self {
         Self {
-            most,
-            window: window.max(most),
+            limits: Limits {
+                waiting: limits.waiting.max(limits.under_way),
+                ..limits
+            },
             waiting: BTreeMap::new(),
             under_way: BTreeMap::new(),
             busy: HashSet::new(),
+            bytes: 0,
+            mean: limits.bytes / FIRST,
             read_to: None,
             all_read: false,
             stopped: false,
@@ -44,16 +69,23 @@ impl Course {
 
     /// How many more to read, from behind which place on. Only when it is worth it.
     pub fn wants(&self) -> Option<(Option<u64>, usize)> {
-        let room = self.window - self.waiting.len().min(self.window);
-        let few = room * 2 >= self.window;
-        (few && !self.all_read && !self.stopped).then_some((self.read_to, room))
+        let room = self.limits.waiting.saturating_sub(self.waiting.len());
+        let few = room * 2 >= self.limits.waiting;
+        let fitting = self.limits.bytes.saturating_sub(self.bytes) / self.mean.max(1);
+        // One goes, however large it is.
+        let at_least = usize::from(self.waiting.is_empty() && self.under_way.is_empty());
+        let limit = room.min(fitting).max(at_least);
+        (few && limit > 0 && !self.all_read && !self.stopped).then_some((self.read_to, limit))
     }
 
     /// In order, from behind the place that was read to.
-    pub fn add(&mut self, place: u64, lane: Option<Lane>) {
+    pub fn add(&mut self, place: u64, lane: Option<Lane>, bytes: usize) {
         self.read_to = Some(place);
+        self.bytes += bytes;
+        self.mean = (self.mean * 15 + bytes) / 16;
+        let letter = Letter { lane, bytes };
         let not_before = None;
-        self.waiting.insert(place, Waiting { lane, not_before });
+        self.waiting.insert(place, Waiting { letter, not_before });
     }
 
     /// There are no more.
@@ -63,20 +95,20 @@ impl Course {
 
     /// The one that may go now.
     pub fn ready(&self, now: Instant) -> Option<u64> {
-        if self.stopped || self.under_way.len() >= self.most {
+        if self.stopped || self.under_way.len() >= self.limits.under_way {
             return None;
         }
         // Behind one of its lane that waits itself nothing of it goes.
         let mut blocked: HashSet<&Lane> = HashSet::new();
         for (place, waiting) in &self.waiting {
-            let free = waiting
-                .lane
+            let lane = &waiting.letter.lane;
+            let free = lane
                 .as_ref()
                 .is_none_or(|lane| !self.busy.contains(lane) && !blocked.contains(lane));
             if free && waiting.not_before.is_none_or(|at| at <= now) {
                 return Some(*place);
             }
-            blocked.extend(&waiting.lane);
+            blocked.extend(lane);
         }
         None
     }
@@ -86,28 +118,32 @@ impl Course {
         let Some(waiting) = self.waiting.remove(&place).filter(|_| !self.stopped) else {
             return false;
         };
-        self.busy.extend(waiting.lane.clone());
-        self.under_way.insert(place, waiting.lane);
+        self.busy.extend(waiting.letter.lane.clone());
+        self.under_way.insert(place, waiting.letter);
         true
     }
 
     /// It has its result.
     pub fn ended(&mut self, place: u64) {
-        if let Some(Some(lane)) = self.under_way.remove(&place) {
-            self.busy.remove(&lane);
+        let Some(letter) = self.under_way.remove(&place) else {
+            return;
+        };
+        self.bytes -= letter.bytes;
+        if let Some(lane) = &letter.lane {
+            self.busy.remove(lane);
         }
     }
 
     /// It has none, and is tried again from then on, before those behind it.
     pub fn again(&mut self, place: u64, not_before: Instant) {
-        let Some(lane) = self.under_way.remove(&place) else {
+        let Some(letter) = self.under_way.remove(&place) else {
             return;
         };
-        if let Some(lane) = &lane {
+        if let Some(lane) = &letter.lane {
             self.busy.remove(lane);
         }
         let not_before = Some(not_before);
-        self.waiting.insert(place, Waiting { lane, not_before });
+        self.waiting.insert(place, Waiting { letter, not_before });
     }
 
     /// None goes any more; those under way end.

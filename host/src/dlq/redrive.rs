@@ -142,7 +142,7 @@ impl Redrive {
         let (redrive, id, behalf) = (Arc::clone(self), id.to_owned(), Behalf::of(actor));
         let work = tokio::spawn(async move {
             let letter = redrive.letters.get(&id).await?.ok_or(Refused::Unknown)?;
-            redrive.send_again(&letter, &behalf).await
+            redrive.send_again(&letter, true, &behalf).await
         });
         work.await.unwrap_or_else(|error| {
             let stopped = crate::store::Error::Storage(error.to_string());
@@ -188,28 +188,39 @@ impl Redrive {
         }
     }
 
-    /// Sends a letter as it was when it was read. To be awaited to its end.
+    /// Sends a letter as it was when it was read. To be awaited to its end. `may_hold`: a key may have waited behind it then.
     ///
     /// # Errors
     /// As [`Redrive::reprocess`].
-    pub async fn send_again(&self, letter: &DeadLetter, behalf: &Behalf) -> Result<LetterState, Refused> {
+    pub async fn send_again(
+        &self,
+        read: &DeadLetter,
+        may_hold: bool,
+        behalf: &Behalf,
+    ) -> Result<LetterState, Refused> {
         // What cannot be sent is not claimed first: its trail would say that somebody had tried.
-        if letter.state != LetterState::Dead {
-            return Err(Refused::Conflict(letter.state));
+        if read.state != LetterState::Dead {
+            return Err(Refused::Conflict(read.state));
         }
-        self.plan(letter).await?;
-        let id = &letter.id;
+        let planned = self.plan(read, may_hold).await?;
+        let id = &read.id;
         let holder = self.ids.next();
         let note = behalf.note("reprocess", behalf.why.clone());
         let letter = match self.claim(behalf, id, holder.clone(), note).await? {
             Changed::Done(letter) => letter,
-            Changed::Conflict(_) if planted::is(Bug::RedriveWithoutCompareAndSet) => Box::new(letter.clone()),
+            Changed::Conflict(_) if planted::is(Bug::RedriveWithoutCompareAndSet) => Box::new(read.clone()),
             Changed::Conflict(state) => return Err(Refused::Conflict(state)),
             Changed::Unknown => return Err(Refused::Unknown),
             Changed::Stopped => return Err(Refused::Stopped),
         };
-        // As it is now: somebody may have had it in between, so that it was sent again once more.
-        let sent = match self.plan(&letter).await {
+        // As it is now: somebody may have had it in between, so that it was sent again once more, or its key went on without it.
+        let fits = !matches!(planned, Target::Held(_)) && has_not_failed_since(&letter, read);
+        let target = if fits {
+            Ok(planned)
+        } else {
+            self.plan(&letter, true).await
+        };
+        let sent = match target {
             Ok(Target::Queue(publisher, raw)) if planted::is(Bug::LetterRemovedBeforeConfirm) => {
                 let ended = self.sent(id, behalf, Change::Sent { holder, park: None }).await;
                 tokio::time::sleep(planted::PAUSE).await;
@@ -269,9 +280,13 @@ impl Redrive {
         }
     }
 
-    async fn plan(&self, letter: &DeadLetter) -> Result<Target, Refused> {
+    async fn plan(&self, letter: &DeadLetter, may_hold: bool) -> Result<Target, Refused> {
         let now = self.clock.now_ms();
-        if let Some(held) = self.held.held_by(&letter.id).await? {
+        let held = match may_hold {
+            true => self.held.held_by(&letter.id).await?,
+            false => None,
+        };
+        if let Some(held) = held {
             let row = plan::resume(letter, &held, |route| self.routes.has(route), now)?;
             return Ok(Target::Held(Box::new(row)));
         }
@@ -356,6 +371,11 @@ pub(super) enum Target {
     Route(Box<Parked>),
     /// The row at the head of the lane that waits behind it.
     Held(Box<Parked>),
+}
+
+/// Then no key has begun to wait behind it either.
+fn has_not_failed_since(letter: &DeadLetter, read: &DeadLetter) -> bool {
+    (letter.reprocessed, letter.last_failure_ms) == (read.reprocessed, read.last_failure_ms)
 }
 
 pub(super) async fn publish(

@@ -14,7 +14,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::flight::Landing;
-use super::job::{Course, Lane};
+use super::job::{Course, Lane, Limits};
 use super::pace::Pace;
 use super::redrive::Redrive;
 use crate::model::{Clock, DeadLetter, Ids};
@@ -23,11 +23,13 @@ use crate::telemetry::Metrics;
 
 /// Jobs that one host runs at a time; more wait.
 const AT_A_TIME: usize = 8;
-/// Letters of one job that are under way at a time. The store and the embedded broker write what comes together with one
-/// fsync, so that many at a time cost little more than one.
-const IN_FLIGHT: usize = 128;
-/// Letters of one job that are in memory.
-const WINDOW: usize = 512;
+/// Of one job. The store and the embedded broker write what comes together with one fsync, so that many at a time cost little
+/// more than one: 512 are two transactions of the store, one that begins letters and one that ends others.
+const LIMITS: Limits = Limits {
+    under_way: 512,
+    waiting: 1_000,
+    bytes: 64 * 1024 * 1024,
+};
 /// Renewed three times before it ends.
 const LEASE: Duration = Duration::from_secs(30);
 /// For jobs that other hosts made or let go of; those made here are told of.
@@ -172,7 +174,7 @@ impl Run {
     fn new(runner: Arc<Runner>, job: Job, holder: String) -> Self {
         let now = runner.clock.instant();
         Self {
-            course: Course::new(IN_FLIGHT, WINDOW),
+            course: Course::new(LIMITS),
             pace: job.rate.map(Pace::new),
             letters: HashMap::new(),
             flights: JoinSet::new(),
@@ -233,8 +235,9 @@ impl Run {
                     self.course.all_read();
                 }
                 for letter in standing {
-                    self.course
-                        .add(letter.place, letter.letter.as_ref().and_then(lane));
+                    let bytes = letter.letter.as_ref().map_or(0, |letter| letter.raw.size());
+                    let lane = letter.letter.as_ref().and_then(lane);
+                    self.course.add(letter.place, lane, bytes);
                     self.letters.insert(letter.place, letter);
                 }
             }

@@ -154,6 +154,8 @@ pub struct Standing {
     pub id: String,
     /// None: its row is gone, or cannot be read.
     pub letter: Option<DeadLetter>,
+    /// A key waits behind it.
+    pub holds: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -570,7 +570,7 @@ async fn what_a_person_does_meanwhile_stands() {
         }),
         ..Behalf::of(ACTOR)
     };
-    let late = stage.redrive.send_again(&letter("a", None), &behalf).await;
+    let late = stage.redrive.send_again(&letter("a", None), true, &behalf).await;
     assert!(
         matches!(late, Err(Refused::Conflict(LetterState::Discarded))),
         "{late:?}"

@@ -32,6 +32,15 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
+/// Bytes for three letters, so that they bound as often as the letters do.
+fn course(under_way: usize, waiting: usize) -> Course {
+    Course::new(Limits {
+        under_way,
+        waiting,
+        bytes: 100,
+    })
+}
+
 /// The store's part, and what the brokers saw.
 struct World {
     lanes: Vec<Option<u8>>,
@@ -54,7 +63,7 @@ impl World {
             sent: vec![0; count],
             crashes: 0,
             now: Instant::now(),
-            course: Course::new(most, window),
+            course: course(most, window),
             under_way: Vec::new(),
             started: Vec::new(),
         }
@@ -74,7 +83,7 @@ impl World {
                 .collect();
             for place in &places {
                 let lane = self.lane(*place).map(|lane| vec![lane]);
-                self.course.add(*place, lane);
+                self.course.add(*place, lane, 30);
             }
             if places.len() < limit {
                 self.course.all_read();
@@ -126,7 +135,7 @@ impl World {
                 self.crashes += 1;
                 self.under_way.clear();
                 self.started.clear();
-                self.course = Course::new(most, window);
+                self.course = course(most, window);
             }
         }
     }
@@ -197,14 +206,14 @@ proptest! {
 #[test]
 fn one_that_is_tried_again_holds_up_its_lane_and_no_other() {
     let now = Instant::now();
-    let mut course = Course::new(4, 8);
+    let mut course = course(4, 8);
     for (place, lane) in [
         (1, Some(vec![1])),
         (2, Some(vec![1])),
         (3, Some(vec![2])),
         (4, None),
     ] {
-        course.add(place, lane);
+        course.add(place, lane, 30);
     }
     course.all_read();
     assert_eq!(course.ready(now), Some(1));
@@ -220,4 +229,52 @@ fn one_that_is_tried_again_holds_up_its_lane_and_no_other() {
     assert!(course.start(1));
     course.ended(1);
     assert_eq!(course.ready(later), Some(2));
+}
+
+#[test]
+fn large_letters_are_few_at_a_time() {
+    let limits = Limits {
+        under_way: 100,
+        waiting: 500,
+        bytes: 1_000,
+    };
+    let mut course = Course::new(limits);
+    let (mut place, mut most, mut in_memory) = (0, 0, BTreeMap::new());
+    // Small ones first, so that the large ones come as a surprise.
+    let bytes = |place: u64| if place <= 200 { 1 } else { 400 };
+    loop {
+        while let Some((_, limit)) = course.wants() {
+            for _ in 0..limit {
+                place += 1;
+                course.add(place, None, bytes(place));
+                in_memory.insert(place, bytes(place));
+            }
+            if place > 1_000 {
+                most = most.max(in_memory.values().sum::<usize>());
+            }
+        }
+        if place >= 1_200 {
+            break;
+        }
+        let next = course.ready(Instant::now()).unwrap();
+        assert!(course.start(next));
+        course.ended(next);
+        in_memory.remove(&next);
+    }
+    // How large they are is known by then.
+    assert!(most <= 1_400, "{most} bytes in memory");
+    assert!(most >= 400, "{most} bytes in memory");
+}
+
+#[test]
+fn one_that_is_larger_than_all_may_be_goes_alone() {
+    let mut course = course(4, 8);
+    for place in 1..=3 {
+        assert_eq!(course.wants().map(|(_, limit)| limit > 0), Some(true));
+        course.add(place, None, 1_000);
+        assert_eq!(course.wants(), None);
+        assert!(course.start(place));
+        assert_eq!(course.wants(), None, "it is in memory while it is under way");
+        course.ended(place);
+    }
 }

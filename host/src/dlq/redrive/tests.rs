@@ -261,6 +261,22 @@ async fn one_that_fails_again_before_its_sending_is_recorded_is_dead_and_can_be_
     assert_eq!(all.count, 1);
 }
 
+/// A job reads its letters some time before it sends them.
+#[tokio::test]
+async fn one_that_failed_again_since_it_was_read_goes_as_it_is_now() {
+    let stage = Stage::task().await;
+    stage.queue.fails_at_once.store(true, Ordering::SeqCst);
+    let read = stage.store.get("a").await.unwrap().unwrap();
+    stage.redrive.reprocess("a", "bob").await.unwrap();
+    stage
+        .redrive
+        .send_again(&read, false, &Behalf::of("ann"))
+        .await
+        .unwrap();
+    let last = stage.queue.last.lock().unwrap().take().unwrap();
+    assert_eq!(last.reprocessed(), 2);
+}
+
 #[tokio::test]
 async fn an_event_is_parked_for_its_route_and_given_to_no_publisher() {
     let stage = Stage::new(letter(&MessageKind::Event, "a", Some("there"))).await;

@@ -83,7 +83,7 @@ impl Flight {
             Action::Reprocess => self
                 .runner
                 .redrive
-                .send_again(letter, &behalf)
+                .send_again(letter, self.standing.holds, &behalf)
                 .await
                 .map(|_| Ending::Sent),
             Action::Discard => self
@@ -100,6 +100,7 @@ impl Flight {
         match self.runner.redrive.letters.get(&self.standing.id).await {
             Ok(letter) => Landing::Busy(Box::new(Standing {
                 letter,
+                holds: true,
                 ..self.standing
             })),
             Err(error) => Landing::Away(Box::new(self.standing), error.to_string()),

@@ -65,6 +65,17 @@ pub(super) fn among_numbers(query: &mut QueryBuilder<Database>, numbers: &[i64])
     query.push(" = ANY(").push_bind(numbers.to_vec()).push(")");
 }
 
+/// Appends a query of two columns of text, which has these rows; of the second one some may be null.
+pub(super) fn pairs(query: &mut QueryBuilder<Database>, rows: &[(String, Option<String>)]) {
+    let (first, second): (Vec<_>, Vec<_>) = rows.iter().cloned().unzip();
+    query
+        .push("SELECT * FROM unnest(")
+        .push_bind(first)
+        .push(", ")
+        .push_bind(second)
+        .push(")");
+}
+
 /// The number of a new letter. A host that does not know of words yet writes none.
 pub(super) fn number(_: usize) -> String {
     "nextval('letter_numbers')".to_owned()

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::QueryBuilder;
 
-use super::engine::{Connection, Database, Row, failed};
+use super::engine::{self, Connection, Database, Row, failed};
 use super::row::{column, corrupt};
 use super::tally::Tally;
 use super::text::{stored, text};
@@ -47,10 +47,11 @@ impl<'a> Step<'a> {
         given: &[(&str, Option<&str>)],
     ) -> Result<Vec<Row>, Error> {
         let mut query = QueryBuilder::<Database>::new("WITH given (letter, who) AS (");
-        query.push_values(given, |mut row, (letter, who)| {
-            row.push_bind(stored(letter).into_owned())
-                .push_bind(who.map(|who| stored(who).into_owned()));
+        let given = given.iter().map(|(letter, who)| {
+            let who = who.map(|who| stored(who).into_owned());
+            (stored(letter).into_owned(), who)
         });
+        engine::pairs(&mut query, &given.collect::<Vec<_>>());
         query
             .push(") UPDATE dead_letters SET state = ")
             .push_bind(self.to.as_str())

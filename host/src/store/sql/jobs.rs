@@ -517,7 +517,8 @@ impl Jobs for Store {
         let query = sqlx::query(concat!(
             "SELECT m.place, m.letter, ",
             letters::columns!(),
-            " FROM redrive_members m LEFT JOIN dead_letters d ON d.id = m.letter
+            ", EXISTS (SELECT 1 FROM parked p WHERE p.held = m.letter) AS holds
+             FROM redrive_members m LEFT JOIN dead_letters d ON d.id = m.letter
              WHERE m.job = $1 AND m.place > $2 AND m.outcome IS NULL ORDER BY m.place LIMIT $3",
         ))
         .bind(int(job))
@@ -532,6 +533,7 @@ impl Jobs for Store {
                     id: text(row, "letter")?,
                     // What somebody's hand made unreadable must not hold up the others.
                     letter: there.then(|| letters::letter(row).ok()).flatten(),
+                    holds: column(row, "holds")?,
                 })
             })
             .collect()

@@ -7,7 +7,6 @@ use sqlx::QueryBuilder;
 
 use super::change::{self, Step, as_it_is, who};
 use super::engine::{self, Connection, Database, failed};
-use super::row::pieces;
 use super::tally::Tally;
 use super::text::stored;
 use super::{Error, held, int, retries};
@@ -92,25 +91,10 @@ pub(super) async fn change_all(
     now: UnixMs,
     tally: &mut Tally,
 ) -> Result<Vec<Changed>, Error> {
-    let mut all = Vec::with_capacity(wanted.len());
-    for some in pieces(wanted) {
-        match some {
-            [one] => all.push(change(on, one, host, now, tally).await?),
-            some => all.extend(change_some(on, some, host, now, tally).await?),
-        }
-    }
-    Ok(all)
-}
-
-async fn change_some(
-    on: &mut Connection,
-    wanted: &[&Wanted],
-    host: &str,
-    now: UnixMs,
-    tally: &mut Tally,
-) -> Result<Vec<Changed>, Error> {
-    let Some(first) = wanted.first() else {
-        return Ok(Vec::new());
+    let first = match wanted {
+        [] => return Ok(Vec::new()),
+        [one] => return Ok(vec![change(on, one, host, now, tally).await?]),
+        [first, ..] => first,
     };
     let begun = if first.begins() {
         Some(ours(on, wanted).await?)
@@ -130,10 +114,7 @@ async fn change_some(
         .collect();
     given.sort_unstable();
     let step = Step::of(&first.change, None, host, now);
-    let mut rows = Vec::with_capacity(given.len());
-    for some in pieces(&given) {
-        rows.extend(step.set(on, some).await?);
-    }
+    let rows = step.set(on, &given).await?;
     let notes: HashMap<&str, &Note> = wanted
         .iter()
         .map(|one| (one.letter.as_str(), &one.note))
@@ -188,12 +169,17 @@ async fn follow<'a>(
     }
     let letters: Vec<&str> = parked.iter().map(|(letter, _)| *letter).collect();
     let holding = held::holding(on, &letters).await?;
+    let mut free = Vec::with_capacity(parked.len());
     for (letter, row) in parked {
-        if !holding.contains(letter) || !held::resume(on, letter, row, false).await? {
-            retries::insert(on, row).await?;
+        if holding.contains(letter) && held::resume(on, letter, row, false).await? {
+            continue;
+        }
+        match row.lane {
+            None => free.push(row),
+            Some(_) => retries::insert(on, row).await?,
         }
     }
-    Ok(())
+    retries::insert_free(on, &free).await
 }
 
 /// The places of those whose job this host has still, and that have no result.

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, QueryBuilder};
 
-use super::engine::{self, Connection, Row, SKIP_LOCKED, answered, failed, same_lane};
+use super::engine::{self, Connection, Database, Row, SKIP_LOCKED, answered, failed, same_lane};
 use super::op::{Done, Op};
-use super::row::{column, corrupt};
+use super::row::{column, corrupt, pieces};
 use super::text::{stored, text};
 use super::{Error, Store, codec, int, small, uint};
 use crate::model::clock::duration_ms;
@@ -38,6 +38,33 @@ pub(super) async fn insert(on: &mut Connection, row: &Parked) -> Result<(), Erro
         .execute(on)
         .await
         .map_err(failed)?;
+    Ok(())
+}
+
+/// As [`insert()`], of rows that wait behind nothing.
+pub(super) async fn insert_free(on: &mut Connection, rows: &[&Parked]) -> Result<(), Error> {
+    for some in pieces(rows) {
+        let mut values = Vec::with_capacity(some.len());
+        for row in some {
+            values.push((row, history(row)?));
+        }
+        let mut query = QueryBuilder::<Database>::new(
+            "INSERT INTO parked (id, route, head, attempt, due_ms, ready_ms, history, first_failure_ms, message) ",
+        );
+        query.push_values(values, |mut into, (row, history)| {
+            into.push_bind(stored(&row.id).into_owned())
+                .push_bind(stored(&row.route).into_owned())
+                .push_bind(1_i64)
+                .push_bind(i64::from(row.attempt))
+                .push_bind(int(row.due_ms))
+                .push_bind(int(row.due_ms))
+                .push_bind(history)
+                .push_bind(int(row.first_failure_ms))
+                .push_bind(codec::write(&row.raw));
+        });
+        query.push(" ON CONFLICT (id) DO NOTHING");
+        query.build().execute(&mut *on).await.map_err(failed)?;
+    }
     Ok(())
 }
 
@@ -129,11 +156,11 @@ pub(super) async fn remove(on: &mut Connection, id: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// The message itself stays as it was parked.
+/// The message itself stays as it was parked. Not a row that waits for its letter: whose lease ran out comes too late.
 pub(super) async fn update(on: &mut Connection, row: &Parked) -> Result<(), Error> {
     sqlx::query(
         "UPDATE parked SET attempt = $2, due_ms = $3, ready_ms = $3, claims = 0, history = $4, host = NULL, ticket = NULL
-         WHERE id = $1",
+         WHERE id = $1 AND held IS NULL",
     )
     .bind(stored(&row.id))
     .bind(i64::from(row.attempt))

@@ -2,8 +2,8 @@
 
 use sqlx::QueryBuilder;
 
-use super::engine::{Connection, Database, Pool, answered, failed};
-use super::row::{column, corrupt, pieces};
+use super::engine::{self, Connection, Database, Pool, answered, failed};
+use super::row::{column, corrupt};
 use super::text::{maybe_text, stored, text};
 use super::{Error, int, letters, uint};
 use crate::model::{LetterState, UnixMs};
@@ -25,26 +25,32 @@ pub(super) async fn add(
     add_all(on, now, states, &[(letter, note)]).await
 }
 
-/// The same change of several letters.
+/// The same change of several letters, of which most were made with the same note.
 pub(super) async fn add_all(
     on: &mut Connection,
     now: UnixMs,
     (from, to): (LetterState, LetterState),
     notes: &[(&str, &Note)],
 ) -> Result<(), Error> {
-    for some in pieces(notes) {
-        let mut query = QueryBuilder::<Database>::new(
-            "INSERT INTO letter_trail (letter, at_ms, actor, action, from_state, to_state, reason) ",
+    for alike in notes.chunk_by(|(_, one), (_, other)| one == other) {
+        let Some((_, note)) = alike.first() else { continue };
+        let mut query = QueryBuilder::<Database>::new("WITH given (letter, who) AS (");
+        let letters = alike
+            .iter()
+            .map(|(letter, _)| (stored(letter).into_owned(), None));
+        engine::pairs(&mut query, &letters.collect::<Vec<_>>());
+        query.push(
+            ") INSERT INTO letter_trail (letter, at_ms, actor, action, from_state, to_state, reason) SELECT letter, ",
         );
-        query.push_values(some, |mut row, (letter, note)| {
-            row.push_bind(stored(letter).into_owned())
-                .push_bind(int(now))
-                .push_bind(stored(&note.actor).into_owned())
-                .push_bind(stored(&note.action).into_owned())
-                .push_bind(from.as_str())
-                .push_bind(to.as_str())
-                .push_bind(note.reason.as_deref().map(|reason| stored(reason).into_owned()));
-        });
+        let mut values = query.separated(", ");
+        values
+            .push_bind(int(now))
+            .push_bind(stored(&note.actor).into_owned())
+            .push_bind(stored(&note.action).into_owned())
+            .push_bind(from.as_str())
+            .push_bind(to.as_str())
+            .push_bind(note.reason.as_deref().map(|reason| stored(reason).into_owned()));
+        query.push(" FROM given");
         query.build().execute(&mut *on).await.map_err(failed)?;
     }
     Ok(())

@@ -78,6 +78,15 @@ pub(super) fn among_numbers(query: &mut QueryBuilder<Database>, numbers: &[i64])
         .push("))");
 }
 
+/// Appends a query of two columns of text, which has these rows; of the second one some may be null.
+pub(super) fn pairs(query: &mut QueryBuilder<Database>, rows: &[(String, Option<String>)]) {
+    let list = serde_json::json!(rows).to_string();
+    query
+        .push("SELECT value ->> 0, value ->> 1 FROM json_each(")
+        .push_bind(list)
+        .push(")");
+}
+
 /// The number of a new letter, that many others of its statement before it.
 pub(super) fn number(before: usize) -> String {
     format!(

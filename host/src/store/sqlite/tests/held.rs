@@ -311,6 +311,8 @@ async fn a_job_takes_the_key_behind_a_letter_along() {
             place: 1,
             holder: "host".into(),
         };
+        let standing = store.standing(job.number, None, 9).await.unwrap();
+        assert!(standing.iter().all(|letter| letter.holds), "{standing:?}");
         let note = || Note {
             actor: "ann".into(),
             action: "test".into(),
