@@ -31,6 +31,9 @@ struct Row {
     /// What of its words may become others.
     reason: String,
     code: Option<String>,
+    /// And what will not.
+    destination: String,
+    message_id: Option<String>,
 }
 
 /// Their messages, so that no statement gets larger than the server takes.
@@ -136,7 +139,8 @@ async fn enter(
     if let Some(number) = row.number
         && (row.reason != letter.reason || row.code != letter.code)
     {
-        keep_words(on, &[(number, words::of_letter(letter))]).await?;
+        let words = words::of_failure(letter, &row.destination, row.message_id.as_deref());
+        keep_words(on, &[(number, words)]).await?;
     }
     tally.count(row.kind.clone(), row.state, -1);
     tally.count(row.kind.in_group(group), letter.state, 1);
@@ -181,7 +185,8 @@ async fn row_of(on: &mut Connection, letter: &DeadLetter) -> Result<Option<Row>,
 async fn find(on: &mut Connection, id: &str) -> Result<Option<Row>, Error> {
     // Two hosts that enter it at once must not both work from what it was before.
     let sql = format!(
-        "SELECT state, attempts, earlier, reprocessed, message, grp, destination, message_type, number, reason, code
+        "SELECT state, attempts, earlier, reprocessed, message, grp, destination, message_type, number, reason, code,
+                message_id
          FROM dead_letters WHERE id = $1{FOR_UPDATE}"
     );
     let found = sqlx::query(AssertSqlSafe(sql))
@@ -202,6 +207,8 @@ async fn find(on: &mut Connection, id: &str) -> Result<Option<Row>, Error> {
         number: column(&found, "number")?,
         reason: text(&found, "reason")?,
         code: maybe_text(&found, "code")?,
+        destination: text(&found, "destination")?,
+        message_id: maybe_text(&found, "message_id")?,
     }))
 }
 

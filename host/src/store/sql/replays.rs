@@ -180,7 +180,7 @@ async fn take(
          RETURNING ",
         columns!()
     ))
-    .bind(holder)
+    .bind(stored(holder))
     .bind(lease_until)
     .bind(int(now))
     .bind(host)
@@ -218,7 +218,7 @@ async fn record(
          WHERE id = $1 AND holder = $2 AND status IN ('running', 'cancelled') RETURNING status",
     )
     .bind(stored(id))
-    .bind(holder)
+    .bind(stored(holder))
     .bind(json(progress)?)
     .bind(lease_until)
     .fetch_optional(on)
@@ -250,7 +250,7 @@ async fn finish(
          WHERE id = $1 AND holder = $2 AND status = 'running'",
     )
     .bind(stored(id))
-    .bind(holder)
+    .bind(stored(holder))
     .bind(status.as_str())
     .bind(json(progress)?)
     .bind(int(now))
@@ -269,7 +269,7 @@ async fn give_back(on: &mut Connection, id: &str, holder: &str) -> Result<(), Er
          WHERE id = $1 AND holder = $2 AND status = 'running'",
     )
     .bind(stored(id))
-    .bind(holder)
+    .bind(stored(holder))
     .execute(on)
     .await
     .map(drop)
@@ -383,7 +383,13 @@ impl Replays for Store {
 
     async fn holds(&self, id: &str, holder: &str) -> Result<Hold, Error> {
         let query = sqlx::query("SELECT status FROM replays WHERE id = $1 AND holder = $2");
-        let row = answered(query.bind(stored(id)).bind(holder).fetch_optional(self.readers())).await?;
+        let row = answered(
+            query
+                .bind(stored(id))
+                .bind(stored(holder))
+                .fetch_optional(self.readers()),
+        )
+        .await?;
         hold(row.as_ref(), id)
     }
 

@@ -18,9 +18,9 @@ use crate::model::DeadLetter;
 use crate::store::{LetterFilter, Sought, words_of};
 
 /// Newest letters that are looked at before the index is asked.
-const FIRST: usize = 500;
+const FIRST: usize = 400;
 /// Letters that are looked at for one answer, and that the index may find.
-const LOOKED: usize = 1_000;
+const LOOKED: usize = 800;
 /// Where one in so many of the newest has the words, the index may well find too many: it is asked only when the count of
 /// letters says otherwise. Postgres reads all letters with a word before it says anything.
 const FREQUENT: usize = 10;
@@ -29,10 +29,22 @@ const PIECE: i64 = 500;
 
 /// As they are kept under the number of a letter: apart by spaces.
 pub(super) fn of_letter(letter: &DeadLetter) -> String {
-    let reason = letter.reason.as_str();
-    let rest = [letter.code.as_deref(), letter.message_id.as_deref()];
-    let all = [Some(reason), Some(&*letter.raw.origin.destination)];
-    words_of(all.into_iter().chain(rest).flatten()).join(" ")
+    of_failure(
+        letter,
+        &letter.raw.origin.destination,
+        letter.message_id.as_deref(),
+    )
+}
+
+/// Of a letter that failed again: its row stays with the destination and the message id that it has.
+pub(super) fn of_failure(letter: &DeadLetter, destination: &str, message_id: Option<&str>) -> String {
+    let all = [
+        Some(letter.reason.as_str()),
+        Some(destination),
+        letter.code.as_deref(),
+        message_id,
+    ];
+    words_of(all.into_iter().flatten()).join(" ")
 }
 
 /// Of a row with those columns.

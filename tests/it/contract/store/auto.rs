@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use helix_host::model::{FailureClass, LetterState};
 use helix_host::store::{
-    Action, AutoLetters, Candidate, Change, Changed, DeadLetters, Decided, LetterFilter, Mark, Members,
+    Action, AutoLetters, Candidate, Change, Changed, DeadLetters, Decided, Jobs, LetterFilter, Mark, Members,
     NewJob, Page, Progress, Settled, Step, Turn,
 };
 
@@ -219,7 +219,7 @@ async fn letters_that_nobody_dealt_with_expire_but_not_what_somebody_waits_for(s
         .unwrap();
     store.create(job("one", &["job"])).await.unwrap();
     store.create(job("two", &["ended"])).await.unwrap();
-    store.cancel("two", "ann").await.unwrap();
+    Jobs::cancel(&*store, "two", "ann").await.unwrap();
     change(&*store, "sent", claim()).await;
     assert_eq!(store.expire(99, "too old", 9).await.unwrap(), 0);
     assert_eq!(

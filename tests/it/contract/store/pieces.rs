@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use helix_host::model::DeadLetter;
 use helix_host::store::{
-    Action, Change, Changed, Job, JobState, LetterFilter, Member, Members, NewJob, Page,
+    Action, Change, Changed, Job, JobState, Jobs, LetterFilter, Member, Members, NewJob, Page,
 };
 
 use super::stage::{Engine, LEASE, Stage, Store, letter, note};
@@ -126,9 +126,9 @@ async fn a_large_job_is_made_at_once_and_has_the_letters_of_then(stage: &Stage) 
         .await
         .unwrap();
     // Whoever runs jobs has it as it is, and nothing of it is begun.
-    let taken = store.take("h", LEASE).await.unwrap().unwrap();
+    let taken = Jobs::take(&*store, "h", LEASE).await.unwrap().unwrap();
     assert_eq!((taken.state, taken.started_ms), (JobState::Preparing, None));
-    assert!(store.take("other", LEASE).await.unwrap().is_none());
+    assert!(Jobs::take(&*store, "other", LEASE).await.unwrap().is_none());
     assert!(store.renew(made.number, "h", LEASE, None).await.unwrap());
     let member = Member {
         job: made.number,
@@ -157,7 +157,7 @@ async fn a_large_job_is_made_at_once_and_has_the_letters_of_then(stage: &Stage) 
         Some(ready),
         "there is no more to do"
     );
-    let running = store.take("other", LEASE).await.unwrap().unwrap();
+    let running = Jobs::take(&*store, "other", LEASE).await.unwrap().unwrap();
     assert_eq!(
         (running.state, running.started_ms),
         (JobState::Running, Some(1_000))
@@ -193,17 +193,17 @@ async fn a_job_goes_on_being_prepared_where_a_host_died(stage: &Stage) {
     let store = filled(stage).await;
     let want = wanted(&*store).await;
     let made = store.create(new("j", of_route())).await.unwrap();
-    store.take("h", LEASE).await.unwrap().unwrap();
+    Jobs::take(&*store, "h", LEASE).await.unwrap().unwrap();
     drop(store);
     let store = stage.open().await;
     store.reclaim().await.unwrap();
-    let taken = store.take("next", LEASE).await.unwrap().unwrap();
+    let taken = Jobs::take(&*store, "next", LEASE).await.unwrap().unwrap();
     assert_eq!((taken.state, taken.total), (JobState::Preparing, made.total));
     let ready = prepared(&*store, &made).await;
     assert_eq!(ready.total, want.len() as u64);
     assert_eq!(members(&*store, &made).await, want);
     assert!(
-        store.take("next", LEASE).await.unwrap().is_some(),
+        Jobs::take(&*store, "next", LEASE).await.unwrap().is_some(),
         "anybody may run it"
     );
 }
@@ -211,11 +211,11 @@ async fn a_job_goes_on_being_prepared_where_a_host_died(stage: &Stage) {
 async fn a_job_that_is_cancelled_while_it_is_prepared_begins_nothing(stage: &Stage) {
     let store = filled(stage).await;
     let made = store.create(new("j", of_route())).await.unwrap();
-    let cancelled = store.cancel("j", "ann").await.unwrap().unwrap();
+    let cancelled = Jobs::cancel(&*store, "j", "ann").await.unwrap().unwrap();
     assert_eq!(cancelled.state, JobState::Cancelled);
     assert_eq!(store.prepare(made.number).await.unwrap(), Some(cancelled.clone()));
     assert_eq!(members(&*store, &made).await.len() as u64, cancelled.total);
-    assert!(store.take("h", LEASE).await.unwrap().is_none());
+    assert!(Jobs::take(&*store, "h", LEASE).await.unwrap().is_none());
 }
 
 async fn of_two_that_prepare_a_job_at_once_each_letter_is_in_it_once(stage: &Stage) {

@@ -10,6 +10,7 @@ on_both! {
     a_lane_may_be_as_long_as_a_message
     what_was_confirmed_is_there_after_opening_again
     a_host_that_starts_again_takes_back_what_it_had_claimed
+    a_row_that_waits_for_its_letter_is_not_due_because_somebody_comes_too_late
 }
 
 /// Postgres has no U+0000 in text, and handlers may write one wherever they write.
@@ -164,4 +165,15 @@ async fn a_host_that_starts_again_takes_back_what_it_had_claimed(stage: &Stage) 
     );
     let changed = again.change("x", claim, note("reprocess")).await.unwrap();
     assert!(matches!(changed, Changed::Done(_)));
+}
+
+/// Its lease ran out, another host had the row and failed it for good.
+async fn a_row_that_waits_for_its_letter_is_not_due_because_somebody_comes_too_late(stage: &Stage) {
+    let store = stage.open().await;
+    let row = parked("a", 10, Some(b"l"));
+    store.park(vec![row.clone()]).await.unwrap();
+    store.hold(row.clone(), letter("a", 20)).await.unwrap();
+    store.reschedule(Parked { due_ms: 30, ..row }).await.unwrap();
+    assert_eq!(store.claim_due(1_000, LEASE, 9).await.unwrap(), []);
+    assert_eq!(store.held_by("a").await.unwrap().unwrap().letter, "a");
 }

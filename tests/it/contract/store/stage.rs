@@ -14,7 +14,8 @@ use helix_host::model::{
 use helix_host::store::postgres::{Options, PostgresStore};
 use helix_host::store::sqlite::SqliteStore;
 use helix_host::store::{
-    Audit, AutoLetters, DeadLetters, Error, Exports, HeldKeys, Jobs, KeepLetters, Note, Parked, Retries,
+    Audit, AutoLetters, DeadLetters, Error, Exports, HeldKeys, Jobs, KeepLetters, Note, Parked, Replays,
+    Retries,
 };
 use helix_tests::{unique, variable};
 
@@ -46,7 +47,7 @@ impl Clock for Hands {
 /// All that a store does.
 #[async_trait]
 pub trait Store:
-    Retries + DeadLetters + HeldKeys + AutoLetters + KeepLetters + Audit + Jobs + Exports
+    Retries + DeadLetters + HeldKeys + AutoLetters + KeepLetters + Audit + Jobs + Exports + Replays
 {
     async fn reclaim(&self) -> Result<u64, Error>;
     async fn close(&self);

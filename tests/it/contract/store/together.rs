@@ -67,7 +67,7 @@ async fn prepared(stage: &Stage) -> (Arc<dyn Store>, Job) {
         actor: "ann".to_owned(),
     };
     store.create(job).await.unwrap();
-    let job = store.take("h", LEASE).await.unwrap().unwrap();
+    let job = Jobs::take(&*store, "h", LEASE).await.unwrap().unwrap();
     for n in 0..LETTERS {
         match fate(n) {
             Fate::Discarded => drop(
