@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::QueryBuilder;
+use sqlx::{AssertSqlSafe, QueryBuilder};
 
-use super::engine::{self, Connection, Database, Row, failed};
+use super::engine::{self, Connection, Database, Row, SKIP_LOCKED, failed};
 use super::row::{column, corrupt};
 use super::tally::Tally;
 use super::text::{stored, text};
@@ -196,17 +196,21 @@ pub(super) async fn lapse(
         Over::By(until) => (Some(int(*until)), None),
         Over::Of(host) => (None, Some(&**host)),
     };
-    // As many as requests were under way at a time: few.
-    let rows = sqlx::query(
-        "UPDATE dead_letters SET state = 'dead', holder = NULL, lease_until_ms = NULL, host = NULL
-         WHERE state = 'retrying' AND (lease_until_ms <= $1 OR host = $2 OR ($2 IS NOT NULL AND host IS NULL))
-         RETURNING id, grp, destination, message_type",
-    )
-    .bind(until)
-    .bind(host)
-    .fetch_all(&mut *on)
-    .await
-    .map_err(failed)?;
+    // As many as were under way at a time: few. What another host is just changing is passed over: it may be waiting for one of the
+    // others. Mostly the letter has failed again and is dead already; else it is found when its lease is over.
+    let sql = format!(
+        "WITH lapsed AS (SELECT id FROM dead_letters
+             WHERE state = 'retrying' AND (lease_until_ms <= $1 OR host = $2 OR ($2 IS NOT NULL AND host IS NULL)){SKIP_LOCKED})
+         UPDATE dead_letters SET state = 'dead', holder = NULL, lease_until_ms = NULL, host = NULL
+         WHERE id IN (SELECT id FROM lapsed)
+         RETURNING id, grp, destination, message_type"
+    );
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .bind(until)
+        .bind(host)
+        .fetch_all(&mut *on)
+        .await
+        .map_err(failed)?;
     let note = Note {
         actor: trail::HOST.to_owned(),
         action: "lease ran out".into(),

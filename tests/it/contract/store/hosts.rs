@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures::future::join_all;
+use helix_host::model::LetterState;
 use helix_host::store::postgres::PostgresStore;
 use helix_host::store::{Change, Changed, DeadLetters, LetterFilter, Page, Parked, Retries};
 
@@ -198,5 +200,43 @@ async fn a_lane_has_one_head_and_its_order_whoever_parks_and_completes() {
             assert_eq!(own.len(), ROWS);
             assert!(own.is_sorted(), "lane {lane:?} out of order: {own:?}");
         }
+    }
+}
+
+/// The letters that a killed host had fail again on another, which enters them in an order of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_starts_is_not_in_the_way_of_one_that_enters_its_letters() {
+    let (_clock, one, two) = two().await;
+    let failing: Vec<_> = (0..100).map(|n| letter(&format!("n{n:03}"), n)).collect();
+    one.enter(failing.clone()).await.unwrap();
+    for round in 0..20 {
+        let claims = failing.iter().map(|letter| {
+            let claim = Change::Claim {
+                holder: "h".into(),
+                lease: LEASE,
+            };
+            one.change(&letter.id, claim, note("reprocess"))
+        });
+        for claimed in join_all(claims).await {
+            assert!(
+                matches!(claimed, Ok(Changed::Done(_))),
+                "round {round}: {claimed:?}"
+            );
+        }
+        let backwards = failing.iter().rev().cloned().collect();
+        let start = async {
+            // Somewhere in the middle of it.
+            tokio::time::sleep(Duration::from_millis(round * 3)).await;
+            one.reclaim().await
+        };
+        let (entered, reclaimed) = tokio::join!(two.enter(backwards), start);
+        assert_eq!(entered.unwrap().len(), failing.len(), "round {round}");
+        reclaimed.unwrap_or_else(|error| panic!("round {round}: {error}"));
+        let dead = LetterFilter {
+            state: Some(LetterState::Dead),
+            ..LetterFilter::default()
+        };
+        let page = one.list(&dead, &Page::default()).await.unwrap();
+        assert_eq!(page.count, 100, "round {round}");
     }
 }
