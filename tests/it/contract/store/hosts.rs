@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use futures::future::join_all;
 use helix_host::model::LetterState;
@@ -224,12 +223,7 @@ async fn a_host_that_starts_is_not_in_the_way_of_one_that_enters_its_letters() {
             );
         }
         let backwards = failing.iter().rev().cloned().collect();
-        let start = async {
-            // Somewhere in the middle of it.
-            tokio::time::sleep(Duration::from_millis(round * 3)).await;
-            one.reclaim().await
-        };
-        let (entered, reclaimed) = tokio::join!(two.enter(backwards), start);
+        let (entered, reclaimed) = tokio::join!(two.enter(backwards), one.reclaim());
         assert_eq!(entered.unwrap().len(), failing.len(), "round {round}");
         reclaimed.unwrap_or_else(|error| panic!("round {round}: {error}"));
         let dead = LetterFilter {
