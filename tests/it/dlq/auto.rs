@@ -42,14 +42,15 @@ fn begun(letter: &Value) -> Vec<jiff::Timestamp> {
         .collect()
 }
 
-/// When it failed, each time.
+/// When its handler began to fail after each time it was sent again. The rest counts from the failure itself; the trail has
+/// the moment at which that was written down, which is later on a busy machine.
 fn failed(letter: &Value) -> Vec<jiff::Timestamp> {
-    letter["trail"]
+    letter["history"]
         .as_array()
         .into_iter()
         .flatten()
-        .filter(|entry| entry["action"] == "failed again")
-        .map(|entry| time(&entry["time"]))
+        .skip(1)
+        .map(|attempt| jiff::Timestamp::from_millisecond(attempt["started_ms"].as_i64().unwrap()).unwrap())
         .collect()
 }
 
