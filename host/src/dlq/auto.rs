@@ -259,7 +259,7 @@ impl Rounds {
                 Ok(None)
             }
             // Somebody else has it, or had it.
-            Err(Refused::Conflict(_) | Refused::Unknown | Refused::Stopped) => Ok(None),
+            Err(Refused::Conflict(_) | Refused::Unknown | Refused::Stopped | Refused::Ended) => Ok(None),
             Err(Refused::Store(error)) => Err(error),
             // Certainly not sent, and not for a fault of its own: that is no attempt.
             Err(Refused::Away(PublishError::Unavailable(why))) => {

@@ -72,6 +72,7 @@ impl Redrive {
             Changed::Conflict(state) => return Err(Refused::Conflict(state)),
             Changed::Unknown => return Err(Refused::Unknown),
             Changed::Stopped => return Err(Refused::Stopped),
+            Changed::Ended => return Err(Refused::Ended),
         };
         let sent = match self.plan_copy(&letter, edit, &message_id).await {
             Ok(Target::Queue(publisher, raw)) => publish(&*publisher, *raw, None).await.map(|()| None),
@@ -143,6 +144,7 @@ impl Redrive {
             Ok(Changed::Conflict(state)) => Ok(state),
             Ok(Changed::Unknown) => Err(Refused::Unknown),
             Ok(Changed::Stopped) => Err(Refused::Stopped),
+            Ok(Changed::Ended) => Err(Refused::Ended),
             Err(error) if parks => Err(Refused::Store(error)),
             Err(error) => {
                 tracing::error!(letter = %id, %error, "an edited copy was sent, but that cannot be recorded: the letter will be dead again. Repair the store (HX0401)");

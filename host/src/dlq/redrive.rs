@@ -88,6 +88,9 @@ pub enum Refused {
     /// Nothing was sent.
     #[error("the job was cancelled, or another host has it")]
     Stopped,
+    /// Nothing was sent.
+    #[error("the letter has its result in this job")]
+    Ended,
     #[error(transparent)]
     Store(#[from] crate::store::Error),
 }
@@ -166,6 +169,7 @@ impl Redrive {
             Changed::Conflict(state) => Err(Refused::Conflict(state)),
             Changed::Unknown => Err(Refused::Unknown),
             Changed::Stopped => Err(Refused::Stopped),
+            Changed::Ended => Err(Refused::Ended),
         }
     }
 
@@ -185,6 +189,7 @@ impl Redrive {
             Changed::Conflict(state) => Err(Refused::Conflict(state)),
             Changed::Unknown => Err(Refused::Unknown),
             Changed::Stopped => Err(Refused::Stopped),
+            Changed::Ended => Err(Refused::Ended),
         }
     }
 
@@ -212,6 +217,7 @@ impl Redrive {
             Changed::Conflict(state) => return Err(Refused::Conflict(state)),
             Changed::Unknown => return Err(Refused::Unknown),
             Changed::Stopped => return Err(Refused::Stopped),
+            Changed::Ended => return Err(Refused::Ended),
         };
         // As it is now: somebody may have had it in between, so that it was sent again once more, or its key went on without it.
         let fits = !matches!(planned, Target::Held(_)) && has_not_failed_since(&letter, read);
@@ -333,6 +339,7 @@ impl Redrive {
             }
             Ok(Changed::Unknown) => Err(Refused::Unknown),
             Ok(Changed::Stopped) => Err(Refused::Stopped),
+            Ok(Changed::Ended) => Err(Refused::Ended),
             Err(error) if parks => Err(Refused::Store(error)),
             Err(error) => {
                 tracing::error!(letter = %id, %error, "a dead letter was sent again, but that cannot be recorded: it will be dead again. Repair the store (HX0401)");

@@ -162,6 +162,8 @@ pub enum Changed {
     Unknown,
     /// The job that asks was cancelled, or another host has it now. Nothing was changed.
     Stopped,
+    /// The letter has its result in the job that asks. Nothing was changed.
+    Ended,
 }
 
 /// One change in the life of a letter.

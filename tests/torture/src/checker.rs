@@ -92,7 +92,6 @@ struct Life {
     first_sent: u64,
     /// When each run that ends it was seen.
     ends: Vec<u64>,
-    first_run: Option<u64>,
     letters: Vec<String>,
 }
 
@@ -218,13 +217,13 @@ fn lives(seed: u64, spans: &[Span], events: &[Event], report: &mut Report) -> Ha
                     continue;
                 };
                 let fate = Fate::of(seed, &id);
-                let first = *life.first_run.get_or_insert(t);
                 if *said == Said::Done || (fate.is_dead() && *attempt >= fate.last_attempt()) {
                     life.ends.push(t);
                 }
-                // A retry that nobody ordered: a handler failed without a reason of its own.
+                // A retry that nobody ordered: a handler failed without a reason of its own. One that was cut off left no word of
+                // it, perhaps long before the first that did.
                 let late = *attempt > fate.last_attempt();
-                if late && !excused(spans, id.stream, first, t, |e| e == Effect::Stalls) {
+                if late && !excused(spans, id.stream, life.first_sent, t, |e| e == Effect::Stalls) {
                     report.unexpected.push(format!(
                         "{id} ran as attempt {attempt} on {instance}; it should have ended with {}",
                         fate.last_attempt()

@@ -14,7 +14,7 @@ const RECORD_AGAIN: Duration = Duration::from_millis(500);
 pub(super) enum Landing {
     /// Its result is in the store.
     Ended(Ending),
-    /// It had one already, from before this host had the job.
+    /// It had one already: from before this host had the job, or because its message was sent without a confirm and came back.
     Had,
     /// Somebody is sending it right now.
     Busy(Box<Standing>),
@@ -48,6 +48,7 @@ impl Flight {
         match done {
             Ok(ending) => Landing::Ended(ending),
             Err(Refused::Stopped) => Landing::Stopped,
+            Err(Refused::Ended) => Landing::Had,
             Err(Refused::Conflict(LetterState::Retrying | LetterState::Dead)) => self.busy().await,
             Err(Refused::Conflict(state)) => {
                 self.record(Ending::Skipped, format!("it is {} already", state.as_str()))

@@ -224,7 +224,9 @@ pub(super) fn problem(id: &str, refused: Refused) -> Problem {
         )),
         Refused::Away(_) => Problem::unavailable(format!("{refused}. Nothing was sent; try again later")),
         Refused::Edit(fault) => Problem::unprocessable(error::HTTP_BAD_REQUEST, fault.to_string()),
-        Refused::Unrecorded(_) | Refused::Stopped => Problem::unavailable(refused.to_string()),
+        Refused::Unrecorded(_) | Refused::Stopped | Refused::Ended => {
+            Problem::unavailable(refused.to_string())
+        }
         Refused::Store(error) => error.into(),
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, QueryBuilder};
 
+use super::change::By;
 use super::engine::{Connection, Database, FOR_UPDATE, Row, answered, failed};
 use super::op::{Done, Op as WriterOp};
 use super::row::{column, corrupt};
@@ -80,7 +81,7 @@ impl Op {
                     holder: holder.clone(),
                     lease: *lease,
                 };
-                change::change(on, letter, &claim, Some(turn.next), note, host, now, tally)
+                change::change(on, letter, &claim, By::Host(turn.next), note, host, now, tally)
                     .await
                     .map(Done::Changed)
             }
@@ -183,7 +184,7 @@ async fn settle(
             let note = note("discard", why);
             let discard = Change::Discard;
             let changed =
-                change::change(on, &decided.letter, &discard, None, &note, host, now, tally).await?;
+                change::change(on, &decided.letter, &discard, By::Person, &note, host, now, tally).await?;
             settled.discarded += u64::from(matches!(changed, Changed::Done(_)));
         }
     }

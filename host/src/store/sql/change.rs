@@ -18,17 +18,51 @@ use crate::store::{Change, Changed, Note, Progress};
 pub(super) struct Step<'a> {
     from: LetterState,
     to: LetterState,
-    /// Until when who claims them has them, on which host, and how far the host itself is with them then.
-    claim: Option<(i64, &'a str, Progress)>,
+    claim: Option<Claim<'a>>,
     now: UnixMs,
 }
 
+struct Claim<'a> {
+    until: i64,
+    host: &'a str,
+    by: By,
+}
+
+/// Who changes a letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    Person,
+    /// The host by itself, which is so far with it then.
+    Host(Progress),
+    /// The job of that number.
+    Job(u64),
+}
+
+impl By {
+    /// Whoever else claims it, the host begins anew with it, so that it tries as often as ever after a person did.
+    fn progress(self) -> Progress {
+        match self {
+            Self::Host(next) => next,
+            Self::Person | Self::Job(_) => Progress::default(),
+        }
+    }
+
+    fn job(self) -> Option<i64> {
+        match self {
+            Self::Job(job) => Some(int(job)),
+            Self::Person | Self::Host(_) => None,
+        }
+    }
+}
+
 impl<'a> Step<'a> {
-    /// `turn`: it is the host that claims it by itself, and is so far with it then. Whoever else claims it begins anew with it, so that
-    /// the host tries as often as ever after a person did.
-    pub(super) fn of(change: &Change, turn: Option<Progress>, host: &'a str, now: UnixMs) -> Self {
+    pub(super) fn of(change: &Change, by: By, host: &'a str, now: UnixMs) -> Self {
         let claim = match change {
-            Change::Claim { lease, .. } => Some((end_of(now, *lease), host, turn.unwrap_or_default())),
+            Change::Claim { lease, .. } => Some(Claim {
+                until: end_of(now, *lease),
+                host,
+                by,
+            }),
             _ => None,
         };
         Self {
@@ -58,12 +92,14 @@ impl<'a> Step<'a> {
             .push(", closed_ms = ")
             .push_bind(letters::closed(self.to, self.now));
         // A holder that is asked for has to be there; where none is asked for the row has none either.
-        let held = match self.claim {
-            Some((until, host, begun)) => {
+        let held = match &self.claim {
+            Some(Claim { until, host, by }) => {
+                let begun = by.progress();
                 query
                     .push(", holder = given.who, lease_until_ms = ")
-                    .push_bind(until);
-                query.push(", host = ").push_bind(host.to_owned());
+                    .push_bind(*until);
+                query.push(", host = ").push_bind((*host).to_owned());
+                query.push(", job = ").push_bind(by.job());
                 query
                     .push(", auto_attempts = ")
                     .push_bind(i64::from(begun.attempts));
@@ -72,7 +108,7 @@ impl<'a> Step<'a> {
                 "holder IS NULL"
             }
             None => {
-                query.push(", holder = NULL, lease_until_ms = NULL, host = NULL");
+                query.push(", holder = NULL, lease_until_ms = NULL, host = NULL, job = NULL");
                 "holder IS NOT DISTINCT FROM given.who"
             }
         };
@@ -111,7 +147,7 @@ pub(super) async fn change(
     on: &mut Connection,
     id: &str,
     change: &Change,
-    turn: Option<Progress>,
+    by: By,
     note: &Note,
     host: &str,
     now: UnixMs,
@@ -121,7 +157,7 @@ pub(super) async fn change(
     if matches!(change, Change::Resume { .. } | Change::Release) && !held::holds(on, id).await? {
         return as_it_is(on, id).await;
     }
-    let step = Step::of(change, turn, host, now);
+    let step = Step::of(change, by, host, now);
     let rows = step.set(on, &[(id, who(change))]).await?;
     let Some(letter) = step.made(on, &rows, |_| Some(note), tally).await?.pop() else {
         return as_it_is(on, id).await;
@@ -201,7 +237,7 @@ pub(super) async fn lapse(
     let sql = format!(
         "WITH lapsed AS (SELECT id FROM dead_letters
              WHERE state = 'retrying' AND (lease_until_ms <= $1 OR host = $2 OR ($2 IS NOT NULL AND host IS NULL)){SKIP_LOCKED})
-         UPDATE dead_letters SET state = 'dead', holder = NULL, lease_until_ms = NULL, host = NULL
+         UPDATE dead_letters SET state = 'dead', holder = NULL, lease_until_ms = NULL, host = NULL, job = NULL
          WHERE id IN (SELECT id FROM lapsed)
          RETURNING id, grp, destination, message_type"
     );

@@ -8,7 +8,7 @@ use super::engine::{Connection, Database, FOR_UPDATE, failed, keep_words, number
 use super::row::{TOGETHER, column};
 use super::tally::{Kind, Tally};
 use super::text::{maybe_text, stored, text};
-use super::{Error, codec, int, letters, small, trail, uint, words};
+use super::{Error, codec, int, letters, members, small, trail, uint, words};
 use crate::model::{Attempt, DeadLetter, Fingerprint, LetterState, UnixMs};
 use crate::store::Note;
 
@@ -23,6 +23,8 @@ struct Row {
     /// How many of them are of earlier lives.
     earlier: usize,
     reprocessed: u32,
+    /// That is sending it.
+    job: Option<i64>,
     message: Vec<u8>,
     /// As it is counted.
     kind: Kind,
@@ -112,7 +114,7 @@ async fn enter(
     let attempts = serde_json::to_string(&attempts).map_err(|e| Error::Storage(e.to_string()))?;
     sqlx::query(
         "UPDATE dead_letters SET route = $2, plugin = $3, digest = $4, class = $5, reason = $6, code = $7, attempts = $8,
-             earlier = $9, state = $10, reprocessed = $11, holder = NULL, lease_until_ms = NULL, host = NULL,
+             earlier = $9, state = $10, reprocessed = $11, holder = NULL, lease_until_ms = NULL, host = NULL, job = NULL,
              first_failure_ms = CASE WHEN first_failure_ms < $12 THEN first_failure_ms ELSE $12 END,
              last_failure_ms = CASE WHEN last_failure_ms > $13 THEN last_failure_ms ELSE $13 END, grp = $14,
              closed_ms = $15
@@ -152,6 +154,10 @@ async fn enter(
         };
         trail::add(on, &row.id, now, (row.state, letter.state), &note).await?;
     }
+    // Of the life before it says nothing of what is on its way.
+    if let Some(job) = row.job.filter(|_| letter.reprocessed > row.reprocessed) {
+        members::came_back(on, job, &row.id, now, tally).await?;
+    }
     Ok(row.id)
 }
 
@@ -186,7 +192,7 @@ async fn find(on: &mut Connection, id: &str) -> Result<Option<Row>, Error> {
     // Two hosts that enter it at once must not both work from what it was before.
     let sql = format!(
         "SELECT state, attempts, earlier, reprocessed, message, grp, destination, message_type, number, reason, code,
-                message_id
+                message_id, job
          FROM dead_letters WHERE id = $1{FOR_UPDATE}"
     );
     let found = sqlx::query(AssertSqlSafe(sql))
@@ -202,6 +208,7 @@ async fn find(on: &mut Connection, id: &str) -> Result<Option<Row>, Error> {
         attempts: serde_json::from_str(column(&found, "attempts")?).unwrap_or_default(),
         earlier: usize::try_from(uint(column(&found, "earlier")?)).unwrap_or(usize::MAX),
         reprocessed: small(column(&found, "reprocessed")?),
+        job: column(&found, "job")?,
         message: column(&found, "message")?,
         kind: letters::kind(&found)?,
         number: column(&found, "number")?,

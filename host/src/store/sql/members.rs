@@ -5,8 +5,9 @@ use std::collections::{HashMap, HashSet};
 
 use sqlx::QueryBuilder;
 
-use super::change::{self, Step, as_it_is, who};
+use super::change::{self, By, Step, as_it_is, who};
 use super::engine::{self, Connection, Database, failed};
+use super::row::column;
 use super::tally::Tally;
 use super::text::stored;
 use super::{Error, held, int, retries};
@@ -73,10 +74,12 @@ pub(super) async fn change(
         change,
         note,
     } = wanted;
-    if wanted.begins() && ours(on, &[wanted]).await?.is_empty() {
-        return Ok(Changed::Stopped);
+    if wanted.begins()
+        && let Some(not) = ours(on, &[wanted]).await?.refusal(member)
+    {
+        return Ok(not);
     }
-    let changed = change::change(on, letter, change, None, note, host, now, tally).await?;
+    let changed = change::change(on, letter, change, By::Job(member.job), note, host, now, tally).await?;
     if let Some(ending) = wanted.ending(&changed) {
         record(on, member, ending, None, now, tally).await?;
     }
@@ -101,19 +104,15 @@ pub(super) async fn change_all(
     } else {
         None
     };
-    let may = |one: &Wanted| {
-        begun
-            .as_ref()
-            .is_none_or(|begun| begun.contains(&int(one.member.place)))
-    };
+    let refusal = |one: &Wanted| begun.as_ref().and_then(|begun| begun.refusal(&one.member));
     // In one order everywhere: of two hosts that change the same letters one waits for the other, and not both.
     let mut given: Vec<_> = wanted
         .iter()
-        .filter(|one| may(one))
+        .filter(|one| refusal(one).is_none())
         .map(|one| (one.letter.as_str(), who(&one.change)))
         .collect();
     given.sort_unstable();
-    let step = Step::of(&first.change, None, host, now);
+    let step = Step::of(&first.change, By::Job(first.member.job), host, now);
     let rows = step.set(on, &given).await?;
     let notes: HashMap<&str, &Note> = wanted
         .iter()
@@ -131,10 +130,9 @@ pub(super) async fn change_all(
     let mut all = Vec::with_capacity(wanted.len());
     let mut endings = Vec::new();
     for one in wanted {
-        let changed = match made.remove(&one.letter) {
-            Some(changed) => changed,
-            None if !may(one) => Changed::Stopped,
-            None => as_it_is(on, &one.letter).await?,
+        let changed = match (made.remove(&one.letter), refusal(one)) {
+            (Some(changed), _) | (None, Some(changed)) => changed,
+            (None, None) => as_it_is(on, &one.letter).await?,
         };
         endings.extend(one.ending(&changed).map(|ending| (one.member.place, ending)));
         all.push(changed);
@@ -182,14 +180,33 @@ async fn follow<'a>(
     retries::insert_free(on, &free).await
 }
 
-/// The places of those whose job this host has still, and that have no result.
-async fn ours(on: &mut Connection, wanted: &[&Wanted]) -> Result<HashSet<i64>, Error> {
+/// Members of a job that this host has still, by their places.
+#[derive(Default)]
+struct Ours {
+    open: HashSet<i64>,
+    /// They have a result.
+    ended: HashSet<i64>,
+}
+
+impl Ours {
+    /// Why it is not begun.
+    fn refusal(&self, member: &Member) -> Option<Changed> {
+        let place = int(member.place);
+        match (self.open.contains(&place), self.ended.contains(&place)) {
+            (true, _) => None,
+            (false, true) => Some(Changed::Ended),
+            (false, false) => Some(Changed::Stopped),
+        }
+    }
+}
+
+async fn ours(on: &mut Connection, wanted: &[&Wanted]) -> Result<Ours, Error> {
     let Some(first) = wanted.first() else {
-        return Ok(HashSet::new());
+        return Ok(Ours::default());
     };
     let job = int(first.member.job);
     let mut query = QueryBuilder::<Database>::new(
-        "SELECT place FROM redrive_members WHERE outcome IS NULL AND EXISTS
+        "SELECT place, outcome IS NULL AS open FROM redrive_members WHERE EXISTS
              (SELECT 1 FROM redrive_jobs WHERE state = 'running' AND seq = ",
     );
     query.push_bind(job).push(" AND holder = ");
@@ -197,8 +214,39 @@ async fn ours(on: &mut Connection, wanted: &[&Wanted]) -> Result<HashSet<i64>, E
     query.push(") AND job = ").push_bind(job).push(" AND place");
     let places: Vec<i64> = wanted.iter().map(|one| int(one.member.place)).collect();
     engine::among_numbers(&mut query, &places);
-    let places: Vec<i64> = query.build_query_scalar().fetch_all(on).await.map_err(failed)?;
-    Ok(places.into_iter().collect())
+    let mut ours = Ours::default();
+    for row in query.build().fetch_all(on).await.map_err(failed)? {
+        let place = column(&row, "place")?;
+        match column(&row, "open")? {
+            true => ours.open.insert(place),
+            false => ours.ended.insert(place),
+        };
+    }
+    Ok(ours)
+}
+
+/// Its message, which this job was sending, has failed: it was sent, whatever the host that did so gets to write down still.
+pub(super) async fn came_back(
+    on: &mut Connection,
+    job: i64,
+    letter: &str,
+    now: UnixMs,
+    tally: &mut Tally,
+) -> Result<(), Error> {
+    let set = sqlx::query(
+        "UPDATE redrive_members SET outcome = $3, at_ms = $4 WHERE job = $1 AND letter = $2 AND outcome IS NULL",
+    )
+    .bind(job)
+    .bind(stored(letter))
+    .bind(Ending::Sent.as_str())
+    .bind(int(now))
+    .execute(on)
+    .await
+    .map_err(failed)?;
+    for _ in 0..set.rows_affected() {
+        tally.ended(job, Ending::Sent);
+    }
+    Ok(())
 }
 
 /// False: it had a result.

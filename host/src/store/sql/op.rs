@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::change::{self, Over};
+use super::change::{self, By, Over};
 use super::engine::Connection;
 use super::retries::{self, Claim};
 use super::tally::Tally;
@@ -172,7 +172,7 @@ impl Op {
                     .map(Done::Entered);
             }
             Self::Change(id, change, note, host) => {
-                return change::change(on, id, change, None, note, host, now, tally)
+                return change::change(on, id, change, By::Person, note, host, now, tally)
                     .await
                     .map(Done::Changed);
             }

@@ -24,6 +24,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0011_letter_exports.sql"),
     include_str!("migrations/0012_auto.sql"),
     include_str!("migrations/0013_job_cancel.sql"),
+    include_str!("migrations/0014_letter_job.sql"),
 ];
 
 /// The error is the reason why the store cannot be opened.

@@ -12,6 +12,7 @@ use super::stage::{Engine, LEASE, Stage, Store, letter, note, parked};
 
 on_both! {
     changes_of_a_job_are_the_same_at_once_as_one_by_one
+    what_a_job_sent_and_came_back_has_its_result
 }
 
 const LETTERS: usize = 150;
@@ -159,6 +160,68 @@ async fn seen(store: &dyn Store, job: &Job) -> Seen {
     }
 }
 
+/// The host that sends it is killed before it writes that down, or hears no confirm: the job must not send it once more.
+async fn what_a_job_sent_and_came_back_has_its_result(stage: &Stage) {
+    let (store, job) = prepared(stage).await;
+    let dead: Vec<usize> = (0..LETTERS).filter(|n| fate(*n) == Fate::Dead).take(4).collect();
+    let [back, before, given_back, other] = dead[..] else {
+        panic!("{dead:?}")
+    };
+    let by_job = async |n: usize| {
+        store
+            .change_member(&member(&job, n), &id(n), claim("x"), note("reprocess"))
+            .await
+            .unwrap()
+    };
+    let fails = async |n: usize, reprocessed| {
+        let letter = helix_host::model::DeadLetter {
+            reprocessed,
+            ..letter(&id(n), 9_000)
+        };
+        store.enter(vec![letter]).await.unwrap();
+    };
+    for n in [back, before, given_back] {
+        assert!(matches!(by_job(n).await, Changed::Done(_)), "{n}");
+    }
+    fails(back, 1).await;
+    // The message that failed first, delivered a second time: of what the job sends that says nothing.
+    fails(before, 0).await;
+    let change = Change::GiveBack {
+        holder: "x".to_owned(),
+    };
+    store
+        .change_member(
+            &member(&job, given_back),
+            &id(given_back),
+            change,
+            note("not sent"),
+        )
+        .await
+        .unwrap();
+    // Somebody else sends these two.
+    for n in [given_back, other] {
+        let claimed = store.change(&id(n), claim("y"), note("reprocess")).await.unwrap();
+        assert!(matches!(claimed, Changed::Done(_)), "{n}");
+        fails(n, 1).await;
+    }
+    let results = store.results(job.number, None, None, 1_000).await.unwrap();
+    let of = |n: usize| {
+        results
+            .iter()
+            .find(|result| result.place == n as u64 + 1)
+            .unwrap()
+    };
+    assert_eq!(of(back).ending, Some(Ending::Sent));
+    for n in [before, given_back, other] {
+        assert_eq!(of(n).ending, None, "{n}");
+    }
+    assert_eq!(store.job("job").await.unwrap().unwrap().done, 1);
+    assert_eq!(by_job(back).await, Changed::Ended);
+    assert!(matches!(by_job(before).await, Changed::Done(_)));
+    let state = store.get(&id(back)).await.unwrap().unwrap().state;
+    assert_eq!(state, LetterState::Dead, "it is there to be seen");
+}
+
 async fn changes_of_a_job_are_the_same_at_once_as_one_by_one(stage: &Stage) {
     let other = Stage::new(stage.engine);
     let (slow, job) = prepared(stage).await;
@@ -216,5 +279,5 @@ async fn changes_of_a_job_are_the_same_at_once_as_one_by_one(stage: &Stage) {
     let again = quick
         .change_member(&member(&same, 0), &id(0), claim("x"), note("reprocess"))
         .await;
-    assert_eq!(again.unwrap(), Changed::Stopped);
+    assert_eq!(again.unwrap(), Changed::Ended);
 }

@@ -188,7 +188,7 @@ async fn a_result_comes_with_the_change_of_its_letter_and_once() {
         .await
         .unwrap();
     let again = store.change_member(&at(1), "c", claim(), note()).await.unwrap();
-    assert_eq!(again, Changed::Stopped);
+    assert_eq!(again, Changed::Ended);
     assert!(!store.record(&at(1), Ending::Failed, None).await.unwrap());
     // So quick that its letter was dead again before it was written down that it was sent.
     store.change_member(&at(2), "a", claim(), note()).await.unwrap();

@@ -1,7 +1,7 @@
 //! What has to be come across: two engines that are never asked say the same as well.
 
 /// Pieces of answers: each of them is in some.
-const PIECES: [&str; 41] = [
+const PIECES: [&str; 42] = [
     "hold \"",
     "room Some(",
     "behind Some(",
@@ -30,6 +30,7 @@ const PIECES: [&str; 41] = [
     "together held send Done(",
     "together park Conflict(",
     "together claim Stopped",
+    "member claim Ended",
     "record true false",
     "end true",
     "replay Some(",
