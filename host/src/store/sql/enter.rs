@@ -110,11 +110,19 @@ async fn enter(
             letter.id
         )));
     };
+    let again = letter.reprocessed > row.reprocessed;
+    // Of a life before the one that is on its way: whoever is sending it has it still, and says what became of that.
+    let state = match row.state {
+        LetterState::Retrying if !again => LetterState::Retrying,
+        _ => letter.state,
+    };
     let (attempts, earlier) = lives(&row, letter);
     let attempts = serde_json::to_string(&attempts).map_err(|e| Error::Storage(e.to_string()))?;
     sqlx::query(
         "UPDATE dead_letters SET route = $2, plugin = $3, digest = $4, class = $5, reason = $6, code = $7, attempts = $8,
-             earlier = $9, state = $10, reprocessed = $11, holder = NULL, lease_until_ms = NULL, host = NULL, job = NULL,
+             earlier = $9, state = $10, reprocessed = CASE WHEN reprocessed < $11 THEN $11 ELSE reprocessed END,
+             holder = CASE WHEN $10 = 'retrying' THEN holder END, host = CASE WHEN $10 = 'retrying' THEN host END,
+             lease_until_ms = CASE WHEN $10 = 'retrying' THEN lease_until_ms END, job = CASE WHEN $10 = 'retrying' THEN job END,
              first_failure_ms = CASE WHEN first_failure_ms < $12 THEN first_failure_ms ELSE $12 END,
              last_failure_ms = CASE WHEN last_failure_ms > $13 THEN last_failure_ms ELSE $13 END, grp = $14,
              closed_ms = $15
@@ -129,12 +137,12 @@ async fn enter(
     .bind(letter.code.as_deref().map(stored))
     .bind(attempts)
     .bind(i64::try_from(earlier).unwrap_or(i64::MAX))
-    .bind(letter.state.as_str())
+    .bind(state.as_str())
     .bind(i64::from(letter.reprocessed))
     .bind(int(letter.first_failure_ms))
     .bind(int(letter.last_failure_ms))
     .bind(&group)
-    .bind(letters::closed(letter.state, now))
+    .bind(letters::closed(state, now))
     .execute(&mut *on)
     .await
     .map_err(failed)?;
@@ -145,17 +153,16 @@ async fn enter(
         keep_words(on, &[(number, words)]).await?;
     }
     tally.count(row.kind.clone(), row.state, -1);
-    tally.count(row.kind.in_group(group), letter.state, 1);
-    if row.state != letter.state {
+    tally.count(row.kind.in_group(group), state, 1);
+    if row.state != state {
         let note = Note {
             actor: trail::HOST.to_owned(),
             action: "failed again".into(),
             reason: Some(letter.reason.clone()),
         };
-        trail::add(on, &row.id, now, (row.state, letter.state), &note).await?;
+        trail::add(on, &row.id, now, (row.state, state), &note).await?;
     }
-    // Of the life before it says nothing of what is on its way.
-    if let Some(job) = row.job.filter(|_| letter.reprocessed > row.reprocessed) {
+    if let Some(job) = row.job.filter(|_| again) {
         members::came_back(on, job, &row.id, now, tally).await?;
     }
     Ok(row.id)

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use futures::future::join_all;
-use helix_host::model::LetterState;
+use helix_host::model::{DeadLetter, LetterState};
 use helix_host::store::postgres::PostgresStore;
 use helix_host::store::{Change, Changed, DeadLetters, LetterFilter, Page, Parked, Retries};
 
@@ -222,7 +222,11 @@ async fn a_host_that_starts_is_not_in_the_way_of_one_that_enters_its_letters() {
                 "round {round}: {claimed:?}"
             );
         }
-        let backwards = failing.iter().rev().cloned().collect();
+        let again = |letter: &DeadLetter| DeadLetter {
+            reprocessed: round + 1,
+            ..letter.clone()
+        };
+        let backwards = failing.iter().rev().map(again).collect();
         let (entered, reclaimed) = tokio::join!(two.enter(backwards), one.reclaim());
         assert_eq!(entered.unwrap().len(), failing.len(), "round {round}");
         reclaimed.unwrap_or_else(|error| panic!("round {round}: {error}"));

@@ -217,9 +217,22 @@ async fn what_a_job_sent_and_came_back_has_its_result(stage: &Stage) {
     }
     assert_eq!(store.job("job").await.unwrap().unwrap().done, 1);
     assert_eq!(by_job(back).await, Changed::Ended);
-    assert!(matches!(by_job(before).await, Changed::Done(_)));
-    let state = store.get(&id(back)).await.unwrap().unwrap().state;
-    assert_eq!(state, LetterState::Dead, "it is there to be seen");
+    let state = async |n: usize| store.get(&id(n)).await.unwrap().unwrap().state;
+    assert_eq!(state(back).await, LetterState::Dead, "it is there to be seen");
+    // Whoever is sending the other has it still.
+    assert_eq!(state(before).await, LetterState::Retrying);
+    assert_eq!(by_job(before).await, Changed::Conflict(LetterState::Retrying));
+    let sent = Change::Sent {
+        holder: "x".to_owned(),
+        park: None,
+    };
+    let sent = store
+        .change_member(&member(&job, before), &id(before), sent, note("sent"))
+        .await;
+    assert!(matches!(sent.unwrap(), Changed::Done(_)));
+    // And one of a life before that does not take a life away: it would be sent under the same number again.
+    fails(back, 0).await;
+    assert_eq!(store.get(&id(back)).await.unwrap().unwrap().reprocessed, 1);
 }
 
 async fn changes_of_a_job_are_the_same_at_once_as_one_by_one(stage: &Stage) {

@@ -429,8 +429,10 @@ enum Event {
     Edited(u8),
     GiveBack(u8),
     Discard,
-    /// Its message fails (again).
+    /// Its message fails again, having been sent.
     Fails,
+    /// What failed before is delivered once more, and fails as it did.
+    Redelivered,
     /// So much time goes by, and somebody looks for leases that ran out.
     Time(u64),
     /// The host dies, and the next one starts.
@@ -445,6 +447,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (0..2u8).prop_map(Event::GiveBack),
         1 => Just(Event::Discard),
         1 => Just(Event::Fails),
+        1 => Just(Event::Redelivered),
         2 => (1..1_500u64).prop_map(Event::Time),
         1 => Just(Event::Restart),
     ]
@@ -456,6 +459,7 @@ struct Model {
     state: Option<(LetterState, Option<(u8, u64)>)>,
     now: u64,
     changes: usize,
+    lives: u32,
 }
 
 impl Model {
@@ -465,6 +469,7 @@ impl Model {
         let (state, held) = self.state.unwrap_or((Dead, None));
         let lease = u64::try_from(LEASE.as_millis()).unwrap();
         let holds = |holder: u8| held.is_some_and(|(by, _)| by == holder);
+        self.lives += u32::from(matches!(event, Event::Fails));
         let next = match *event {
             Event::Claim(holder) if state == Dead => Some((Retrying, Some((holder, self.now + lease)))),
             Event::Sent(holder) if state == Retrying && holds(holder) => Some((Reprocessed, None)),
@@ -472,6 +477,8 @@ impl Model {
             Event::GiveBack(holder) if state == Retrying && holds(holder) => Some((Dead, None)),
             Event::Discard if state == Dead => Some((Discarded, None)),
             Event::Fails if state != Dead => Some((Dead, None)),
+            // Who is sending it has it still.
+            Event::Redelivered if matches!(state, Reprocessed | Discarded) => Some((Dead, None)),
             Event::Time(ms) => {
                 self.now += ms;
                 held.filter(|(_, until)| *until <= self.now).map(|_| (Dead, None))
@@ -503,8 +510,9 @@ proptest! {
                     Event::Edited(holder) => Some(edited(&holder.to_string(), None)),
                     Event::GiveBack(holder) => Some(give_back(&holder.to_string())),
                     Event::Discard => Some(Change::Discard),
-                    Event::Fails => {
-                        store.enter(vec![letter("a", 10)]).await.unwrap();
+                    Event::Fails | Event::Redelivered => {
+                        let letter = DeadLetter { reprocessed: model.lives, ..letter("a", 10) };
+                        store.enter(vec![letter]).await.unwrap();
                         None
                     }
                     Event::Time(_) => {
