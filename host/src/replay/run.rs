@@ -23,6 +23,13 @@ const RENEW: Duration = Duration::from_secs(10);
 /// While broker or store are away: first and longest pause.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A source that was there is gone when its broker has said so for that long: a Kafka broker that just started does not know its topics
+/// for a moment. (Its producer is as patient by itself: `topic.metadata.propagation.max.ms`.)
+const GONE: Duration = if cfg!(test) {
+    Duration::from_secs(1)
+} else {
+    Duration::from_secs(30)
+};
 /// So long one lies that waits for a route, before this host, or another one that has the route, looks again.
 const LIE: Duration = Duration::from_secs(2);
 /// A host that stops waits so long for the confirms of a batch; without them it is sent again.
@@ -296,6 +303,7 @@ impl Run {
     async fn read(&mut self, scan: &dyn Scan, read: Read) -> Result<Vec<RawMessage>, End> {
         let mut pause = PAUSE;
         let topic = self.job.plan().topic.clone();
+        let mut missing_since = None;
         loop {
             let found = tokio::select! {
                 found = get(scan, &topic, read) => found,
@@ -303,10 +311,21 @@ impl Run {
             };
             let error = match found {
                 Ok(messages) => return Ok(messages),
-                Err(error @ (Error::UnknownDestination(_) | Error::Unsupported(_))) => {
+                Err(error @ Error::Unsupported(_)) => {
                     return Err(End::Failed(format!("the source is gone: {error}")));
                 }
-                Err(error) => error.to_string(),
+                Err(error @ Error::UnknownDestination(_)) => {
+                    let now = self.desk.clock.instant();
+                    let since = *missing_since.get_or_insert(now);
+                    if now.saturating_duration_since(since) >= GONE {
+                        return Err(End::Failed(format!("the source is gone: {error}")));
+                    }
+                    error.to_string()
+                }
+                Err(error) => {
+                    missing_since = None;
+                    error.to_string()
+                }
             };
             self.away(&error, &mut pause).await?;
         }

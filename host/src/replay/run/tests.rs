@@ -28,6 +28,15 @@ const OFFSETS: u64 = 40;
 /// The first reads fail.
 struct Topic {
     failures: AtomicUsize,
+    with: fn(&str) -> Error,
+}
+
+fn unreachable(_: &str) -> Error {
+    Error::Unreachable("away".to_owned())
+}
+
+fn unknown(topic: &str) -> Error {
+    Error::UnknownDestination(topic.to_owned())
 }
 
 #[async_trait]
@@ -44,7 +53,7 @@ impl Scan for Topic {
         let left = self.failures.load(Ordering::SeqCst);
         if left > 0 {
             self.failures.store(left - 1, Ordering::SeqCst);
-            return Err(Error::Unreachable("away".to_owned()));
+            return Err((self.with)(topic));
         }
         let messages = (from..OFFSETS).take(max).map(|offset| RawMessage {
             origin: Origin {
@@ -184,7 +193,7 @@ struct Scene {
 impl Scene {
     async fn new(failing_reads: usize, answer: Answer) -> Self {
         let never: Handler = Box::new(|_| panic!("a topic is the target"));
-        Self::with(failing_reads, answer, None, never).await
+        Self::with((failing_reads, unreachable), answer, None, never).await
     }
 
     async fn at_a_route(handler: Handler) -> Self {
@@ -193,11 +202,11 @@ impl Scene {
             side_effects: false,
         };
         let never: Answer = Box::new(|_, _| panic!("a route is the target"));
-        Self::with(0, never, Some(route), handler).await
+        Self::with((0, unreachable), never, Some(route), handler).await
     }
 
     async fn with(
-        failing_reads: usize,
+        (failing_reads, with): (usize, fn(&str) -> Error),
         answer: Answer,
         route: Option<RouteTarget>,
         handler: Handler,
@@ -223,6 +232,7 @@ impl Scene {
                 broker: "k".into(),
                 scan: Arc::new(Topic {
                     failures: AtomicUsize::new(failing_reads),
+                    with,
                 }),
                 publisher: Arc::<Target>::clone(&target),
                 topology: Arc::new(NoTopology),
@@ -349,6 +359,22 @@ async fn what_the_target_refuses_fails_alone_and_a_target_that_is_gone_ends_it()
         (ReplayStatus::Failed, 10)
     );
     assert!(ended.progress.error.unwrap().contains("`t.replay` is gone"));
+}
+
+/// A broker that just started says so as well, until it has read which topics it has.
+#[tokio::test]
+async fn a_source_is_gone_when_its_broker_says_so_for_a_while() {
+    for (failing_reads, end) in [(2, ReplayStatus::Completed), (usize::MAX, ReplayStatus::Failed)] {
+        let never: Handler = Box::new(|_| panic!("a topic is the target"));
+        let scene = Scene::with((failing_reads, unknown), Box::new(|_, _| Ok(())), None, never).await;
+        let ended = scene.run().await;
+        assert_eq!(ended.status, end, "{failing_reads}");
+        let gone = ended
+            .progress
+            .error
+            .is_some_and(|why| why.contains("the source is gone"));
+        assert_eq!(gone, end == ReplayStatus::Failed, "{failing_reads}");
+    }
 }
 
 #[tokio::test]
