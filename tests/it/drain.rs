@@ -170,7 +170,7 @@ async fn a_stop_under_load_loses_and_repeats_nothing_on_kafka() {
     .await;
     until(
         "what began before the last message is done",
-        Duration::from_secs(20),
+        Duration::from_secs(120),
         || async {
             let after = host.metric("messaging_outcomes_total", &done).await;
             (before + after >= accepted.len() as f64).then_some(())

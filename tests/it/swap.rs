@@ -83,7 +83,7 @@ publish = ["handled"]
     let swap = async |n: u32| {
         let before = digest(host.get("/v1/messaging/plugins").await.1);
         guests::install(&setup.plugins(), "probe", &guests::version("probe", n));
-        until("the new version serves", Duration::from_secs(30), || async {
+        until("the new version serves", Duration::from_secs(120), || async {
             Some(digest(host.get("/v1/messaging/plugins").await.1)).filter(|now| *now != before)
         })
         .await

@@ -133,7 +133,7 @@ async fn a_retry_that_a_host_could_not_finish_before_it_left_runs_on_the_other_a
          [store]\nurl = \"env:HELIX_STORE_URL\"\nschema = \"{}\"\n\
          [[routes]]\nname = \"work\"\nqueue = \"{queue}\"\nplugin = \"probe\"\ntimeout = \"5m\"\n\
          retry = {{ delay = \"10ms\" }}\n\
-         [host]\nlisten = \"127.0.0.1:0\"\nstate_dir = \"state\"\nplugins_dir = \"plugins\"\ndrain = \"2s\"\n[plugins.probe]\nfetch = [\"127.0.0.1\"]\nfetch_private = true\n",
+         [host]\nlisten = \"127.0.0.1:0\"\nstate_dir = \"state\"\nplugins_dir = \"plugins\"\ndrain = \"2s\"\n[plugins.probe]\nfetch = [\"127.0.0.1\"]\nfetch_private = true\nfetch_timeout = \"5m\"\n",
         brokers::rabbitmq_toml(),
         unique("takeover").replace('-', "_"),
     );
