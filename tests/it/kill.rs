@@ -158,11 +158,12 @@ async fn finish(setup: &Setup, mut host: Host, seed: u64, waiting: impl AsyncFn(
 async fn retries_that_became_due_while_no_host_ran_run_right_after_the_start() {
     const DELAY: Duration = Duration::from_millis(300);
     const SOON: Duration = Duration::from_secs(20);
-    let toml = "[[routes]]\nqueue = \"work\"\nplugin = \"probe\"\nretry = { max_retries = 9, delay = \"300ms\", multiplier = 1.0, jitter = 0.0 }\n";
+    let toml = "[[routes]]\nqueue = \"work\"\nplugin = \"probe\"\nretry = { max_retries = 60, delay = \"300ms\", multiplier = 1.0, jitter = 0.0 }\n";
     let setup = Setup::new(toml, &["probe"]).topology("[[queues]]\nname = \"work\"\n");
     let mut host = setup.start().await;
+    host.ready().await;
     for _ in 0..3 {
-        host.send_task("work", "probe", json!({ "do": "retry", "until": 6 }))
+        host.send_task("work", "probe", json!({ "do": "retry", "until": 12 }))
             .await;
     }
     for _ in 0..4 {

@@ -189,7 +189,7 @@ async fn grants_and_the_verdict_for_unrouted_types_change_with_the_file() {
 /// It must not wait for the end of its lease, which is ten minutes.
 #[tokio::test]
 async fn a_parked_retry_without_a_route_comes_back_with_the_route() {
-    let both = format!("{WORK}retry = {{ max_retries = 1, delay = \"3s\" }}\n{GRANTS}");
+    let both = format!("{WORK}retry = {{ max_retries = 1, delay = \"10s\", jitter = 0.0 }}\n{GRANTS}");
     let (setup, host) = started(&both).await;
     host.send_task("work", "probe", json!({ "do": "retry", "until": 2 }))
         .await;
@@ -235,11 +235,11 @@ async fn instances_stay_warm_unless_each_message_gets_its_own() {
     wait_done(&host, "other", 3.0).await;
     let handled = end(&setup, host, &[]).await;
     let of = |kind: &str| -> Vec<u64> {
-        handled
-            .iter()
-            .filter(|r| r.body["type"] == kind)
-            .filter_map(|r| r.body["found"].as_u64())
-            .collect()
+        let of_kind = handled.iter().filter(|r| r.body["type"] == kind);
+        let mut found: Vec<u64> = of_kind.filter_map(|r| r.body["found"].as_u64()).collect();
+        // What handlers publish is not sent in their order.
+        found.sort_unstable();
+        found
     };
     assert_eq!(of("fresh"), [1, 1, 1]);
     assert_eq!(of("probe"), [1, 2, 3]);
@@ -371,10 +371,12 @@ async fn a_destination_that_is_left_and_taken_again(path: &str, source: &str, br
     let setup = Setup::new(&format!("{limits}{brokers}{route}"), &["probe"]).topology(topology);
     let host = setup.start().await;
     host.ready().await;
-    for n in 0..MESSAGES {
+    // Together: they have to be there before many of them are handled.
+    let sends = (0..MESSAGES).map(async |n| {
         let body = json!({ "type": "probe", "key": format!("k{n}"), "payload": { "do": "sleep", "ms": 80 } });
         assert_eq!(host.post(path, &body).await.0, 202);
-    }
+    });
+    futures::future::join_all(sends).await;
     wait_done(&host, "far", 3.0).await;
     configure(&setup, &host, &format!("{limits}{brokers}")).await;
     let by_now = host.metric("messaging_outcomes_total", &[]).await;

@@ -68,10 +68,7 @@ async fn hundreds_that_send_slowly_are_let_go_in_time_and_keep_nobody_from_an_an
         answered += 1;
         tokio::time::sleep(Duration::from_millis(20)).await; // the pace of a client
     }
-    assert!(
-        slowest < Duration::from_secs(2),
-        "one of {answered} took {slowest:?}"
-    );
+    assert!(slowest < PATIENCE / 2, "one of {answered} took {slowest:?}");
     assert!(answered > 50, "{answered}");
     let done = [("route", "work"), ("outcome", "done")];
     host.wait_metric("messaging_outcomes_total", &done, f64::from(answered))

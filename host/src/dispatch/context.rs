@@ -1,7 +1,6 @@
 //! What every room of dispatch needs, injected once.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -9,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::item::Item;
 use super::lanes::LaneKey;
+use super::rest::Busy;
 use crate::broker::Publisher;
 use crate::config::valid::{Limits, Unrouted};
 use crate::guest::Plugins;
@@ -126,50 +126,5 @@ impl Context {
     /// No other host can get this message, nor one of its key, whatever becomes of this one.
     pub(super) fn is_ours_alone(&self, item: &Item) -> bool {
         self.own_brokers.contains(&item.envelope.origin.broker)
-    }
-
-    /// Waits until no message is running or being settled and `quiet` holds as well.
-    pub(super) async fn finished(&self, quiet: impl Fn() -> bool) {
-        loop {
-            self.busy.idle().await;
-            if quiet() {
-                return;
-            }
-            tokio::time::sleep(FINISH_POLL).await;
-        }
-    }
-}
-
-/// How often a drain looks whether anything is queued; it happens once in a host's life.
-const FINISH_POLL: std::time::Duration = std::time::Duration::from_millis(20);
-
-/// Counts messages between "the handler is about to run" and "settled".
-#[derive(Default)]
-pub(super) struct Busy {
-    count: AtomicUsize,
-    idle: Notify,
-}
-
-impl Busy {
-    pub fn enter(&self, n: usize) {
-        self.count.fetch_add(n, Ordering::AcqRel);
-    }
-
-    pub fn leave(&self, n: usize) {
-        if self.count.fetch_sub(n, Ordering::AcqRel) == n {
-            self.idle.notify_waiters();
-        }
-    }
-
-    async fn idle(&self) {
-        loop {
-            let notified = self.idle.notified();
-            tokio::pin!(notified);
-            notified.as_mut().enable();
-            if self.count.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            notified.await;
-        }
     }
 }

@@ -164,6 +164,9 @@ impl Intake<'_> {
             }
             consumed.inc_by(deliveries.len() as u64);
             redelivered.inc_by(deliveries.iter().filter(|d| d.raw.redelivered).count() as u64);
+            // A drain waits until they are in their lanes: those that run at once would otherwise be finished behind others
+            // that went back.
+            context.busy.enter(1);
             self.look_for_parked(&deliveries, &mut lookout).await;
             let mut refused = Vec::new();
             let now = context.clock.now_ms();
@@ -178,6 +181,7 @@ impl Intake<'_> {
             if !refused.is_empty() {
                 settle::bury_all(Arc::clone(context), refused);
             }
+            context.busy.leave(1);
             in_flight.set(self.in_flight());
         }
         source.pause().await;

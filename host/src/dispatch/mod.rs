@@ -18,6 +18,7 @@ mod lookout;
 mod park;
 pub mod rehearse;
 pub mod replay;
+mod rest;
 mod run;
 mod runner;
 mod schedule;
@@ -26,7 +27,7 @@ mod settle;
 mod simulation;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -85,6 +86,8 @@ struct State {
     /// Due retries are claimed.
     scheduled: bool,
     intakes: HashMap<SourceKey, CancellationToken>,
+    /// Gone from the table; alive while they hold messages.
+    leaving: Vec<Weak<Runner>>,
 }
 
 impl Dispatcher {
@@ -107,6 +110,7 @@ impl Dispatcher {
                 tasks: Tasks::new(context.fatal.clone()),
                 scheduled: false,
                 intakes: HashMap::new(),
+                leaving: Vec::new(),
             }),
         })
     }
@@ -148,7 +152,9 @@ impl Dispatcher {
         }
         runners.retain(|name, _| wanted.contains_key(name));
         self.shared.runners.store(Arc::new(runners));
+        state.leaving.retain(|runner| runner.strong_count() > 0);
         for runner in removed {
+            state.leaving.push(Arc::downgrade(&runner));
             runner.retire();
         }
         // Not before there are routes: a retry claimed earlier would find none and wait until its lease runs out.
@@ -246,6 +252,14 @@ impl Dispatcher {
         state.intakes.keys().cloned().collect()
     }
 
+    /// Those of the table, and those that are gone from it and finish what they hold.
+    fn runners(&self) -> Vec<Arc<Runner>> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let leaving = state.leaving.iter().filter_map(Weak::upgrade);
+        let serving = self.shared.runners.load();
+        serving.values().map(Arc::clone).chain(leaving).collect()
+    }
+
     /// Stop pulling → finish what runs within `limit` → settle → leave. What has not started goes back to its broker; what
     /// waits for a retry does too, or goes to the store where that is the better place.
     pub async fn drain(&self, limit: Duration) {
@@ -255,15 +269,20 @@ impl Dispatcher {
         // What was pulled is finished while there is time: a Kafka offset behind an unfinished one could not be committed,
         // and would run again elsewhere.
         let finish = deadline - limit / 5;
-        let runners: Vec<Arc<Runner>> = self.shared.runners.load().values().map(Arc::clone).collect();
-        let finished =
-            tokio::time::timeout_at(finish, context.finished(|| runners.iter().all(|r| !r.has_work()))).await;
+        let runners = self.runners();
+        let at_rest = rest::come_to_rest(
+            &context.busy,
+            || runners.iter().any(|r| r.has_work()),
+            || runners.iter().for_each(|r| r.wake()),
+        );
+        let finished = tokio::time::timeout_at(finish, at_rest).await;
+        context.busy.freeze();
         context.stop.cancel();
         for runner in &runners {
             runner.shelve();
             runner.clear();
         }
-        let settled = tokio::time::timeout_at(deadline, context.finished(|| true)).await;
+        let settled = tokio::time::timeout_at(deadline, context.busy.idle()).await;
         if finished.is_err() || settled.is_err() {
             tracing::warn!(
                 limit_s = limit.as_secs(),

@@ -70,9 +70,7 @@ pub(super) async fn work(runner: Arc<Runner>, slot: usize) -> Result<(), String>
             runner.changed().await;
             continue;
         }
-        // Counted before anything awaits, so that a drain that starts now waits for us.
         let n = taken.len();
-        context.busy.enter(n);
         let batch = Batch {
             runner: &runner,
             route: &route,

@@ -313,12 +313,14 @@ impl Runner {
         self.wake();
     }
 
-    /// Up to `max` messages that may run now; when more are left, another worker is woken.
+    /// Up to `max` messages that may run now, counted as busy; when more are left, another worker is woken.
     pub(super) fn take(&self, max: impl FnOnce(usize) -> usize) -> Vec<(Box<Item>, Option<LaneKey>)> {
         let mut lanes = self.lanes();
-        lanes.wake(self.context.clock.instant());
-        let max = max(lanes.runnable());
-        let taken = lanes.take(max);
+        let taken = self.context.busy.begin(|| {
+            lanes.wake(self.context.clock.instant());
+            let max = max(lanes.runnable());
+            lanes.take(max)
+        });
         if lanes.runnable() > 0 {
             self.changed.notify_one();
         }

@@ -67,13 +67,7 @@ impl Redrive {
         let claimed = self
             .letters
             .change(id, claim, behalf.note("edit", Some(reason.to_owned())));
-        let letter = match claimed.await? {
-            Changed::Done(letter) => letter,
-            Changed::Conflict(state) => return Err(Refused::Conflict(state)),
-            Changed::Unknown => return Err(Refused::Unknown),
-            Changed::Stopped => return Err(Refused::Stopped),
-            Changed::Ended => return Err(Refused::Ended),
-        };
+        let letter = Refused::unless_done(claimed.await?)?;
         let sent = match self.plan_copy(&letter, edit, &message_id).await {
             Ok(Target::Queue(publisher, raw)) => publish(&*publisher, *raw, None).await.map(|()| None),
             Ok(Target::Route(row) | Target::Held(row)) => Ok(Some(row)),
@@ -139,12 +133,9 @@ impl Redrive {
                 tracing::info!(letter = %id, actor = %printable(&behalf.actor), why = %printable(&why), "dead letter edited and sent");
                 Ok(letter.state)
             }
-            // Nothing was parked: what was to be sent is part of the change.
-            Ok(Changed::Conflict(state)) if parks => Err(Refused::Conflict(state)),
-            Ok(Changed::Conflict(state)) => Ok(state),
-            Ok(Changed::Unknown) => Err(Refused::Unknown),
-            Ok(Changed::Stopped) => Err(Refused::Stopped),
-            Ok(Changed::Ended) => Err(Refused::Ended),
+            // It is out; what is parked goes with the change, or not at all.
+            Ok(Changed::Conflict(state)) if !parks => Ok(state),
+            Ok(changed) => Refused::unless_done(changed).map(|letter| letter.state),
             Err(error) if parks => Err(Refused::Store(error)),
             Err(error) => {
                 tracing::error!(letter = %id, %error, "an edited copy was sent, but that cannot be recorded: the letter will be dead again. Repair the store (HX0401)");

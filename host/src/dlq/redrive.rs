@@ -95,6 +95,19 @@ pub enum Refused {
     Store(#[from] crate::store::Error),
 }
 
+impl Refused {
+    /// The letter after a change, or why there was none.
+    pub(super) fn unless_done(changed: Changed) -> Result<Box<DeadLetter>, Self> {
+        Err(match changed {
+            Changed::Done(letter) => return Ok(letter),
+            Changed::Conflict(state) => Self::Conflict(state),
+            Changed::Unknown => Self::Unknown,
+            Changed::Stopped => Self::Stopped,
+            Changed::Ended => Self::Ended,
+        })
+    }
+}
+
 /// For whom a letter is sent or discarded.
 #[derive(Debug, Clone)]
 pub struct Behalf {
@@ -157,20 +170,13 @@ impl Redrive {
     /// There is none, or it is not `dead`.
     pub async fn discard(&self, id: &str, behalf: &Behalf) -> Result<LetterState, Refused> {
         let note = behalf.note("discard", behalf.why.clone());
-        match self.change(behalf, id, Change::Discard, note).await? {
-            Changed::Done(letter) => {
-                if behalf.member.is_none() {
-                    tracing::info!(letter = %id, actor = %printable(&behalf.actor), "dead letter discarded");
-                }
-                // Its key may go on now.
-                self.routes.parked();
-                Ok(letter.state)
-            }
-            Changed::Conflict(state) => Err(Refused::Conflict(state)),
-            Changed::Unknown => Err(Refused::Unknown),
-            Changed::Stopped => Err(Refused::Stopped),
-            Changed::Ended => Err(Refused::Ended),
+        let letter = Refused::unless_done(self.change(behalf, id, Change::Discard, note).await?)?;
+        if behalf.member.is_none() {
+            tracing::info!(letter = %id, actor = %printable(&behalf.actor), "dead letter discarded");
         }
+        // Its key may go on now.
+        self.routes.parked();
+        Ok(letter.state)
     }
 
     /// The key that waits behind it goes on without it; the state of the letter afterwards, `dead` as before.
@@ -179,18 +185,13 @@ impl Redrive {
     /// There is none, it is not `dead`, or nothing waits behind it.
     pub async fn release(&self, id: &str, behalf: &Behalf) -> Result<LetterState, Refused> {
         let note = behalf.note("release", behalf.why.clone());
-        match self.change(behalf, id, Change::Release, note).await? {
-            Changed::Done(letter) => {
-                tracing::info!(letter = %id, actor = %printable(&behalf.actor), "the key behind a dead letter goes on without it");
-                self.routes.parked();
-                Ok(letter.state)
-            }
-            Changed::Conflict(LetterState::Dead) => Err(Refused::HoldsNothing),
-            Changed::Conflict(state) => Err(Refused::Conflict(state)),
-            Changed::Unknown => Err(Refused::Unknown),
-            Changed::Stopped => Err(Refused::Stopped),
-            Changed::Ended => Err(Refused::Ended),
-        }
+        let letter = match self.change(behalf, id, Change::Release, note).await? {
+            Changed::Conflict(LetterState::Dead) => return Err(Refused::HoldsNothing),
+            changed => Refused::unless_done(changed)?,
+        };
+        tracing::info!(letter = %id, actor = %printable(&behalf.actor), "the key behind a dead letter goes on without it");
+        self.routes.parked();
+        Ok(letter.state)
     }
 
     /// Sends a letter as it was when it was read. To be awaited to its end. `may_hold`: a key may have waited behind it then.
@@ -212,12 +213,8 @@ impl Redrive {
         let holder = self.ids.next();
         let note = behalf.note("reprocess", behalf.why.clone());
         let letter = match self.claim(behalf, id, holder.clone(), note).await? {
-            Changed::Done(letter) => letter,
             Changed::Conflict(_) if planted::is(Bug::RedriveWithoutCompareAndSet) => Box::new(read.clone()),
-            Changed::Conflict(state) => return Err(Refused::Conflict(state)),
-            Changed::Unknown => return Err(Refused::Unknown),
-            Changed::Stopped => return Err(Refused::Stopped),
-            Changed::Ended => return Err(Refused::Ended),
+            changed => Refused::unless_done(changed)?,
         };
         // As it is now: somebody may have had it in between, so that it was sent again once more, or its key went on without it.
         let fits = !matches!(planned, Target::Held(_)) && has_not_failed_since(&letter, read);
@@ -331,15 +328,12 @@ impl Redrive {
                 }
                 Ok(letter.state)
             }
-            // Nothing was parked: what was to be sent is part of the change.
-            Ok(Changed::Conflict(state)) if parks => Err(Refused::Conflict(state)),
-            Ok(Changed::Conflict(state)) => {
+            // It is out; what is parked goes with the change, or not at all.
+            Ok(Changed::Conflict(state)) if !parks => {
                 self.metrics.dlq_reprocessed.with_label_values(&[DLQ]).inc();
                 Ok(state)
             }
-            Ok(Changed::Unknown) => Err(Refused::Unknown),
-            Ok(Changed::Stopped) => Err(Refused::Stopped),
-            Ok(Changed::Ended) => Err(Refused::Ended),
+            Ok(changed) => Refused::unless_done(changed).map(|letter| letter.state),
             Err(error) if parks => Err(Refused::Store(error)),
             Err(error) => {
                 tracing::error!(letter = %id, %error, "a dead letter was sent again, but that cannot be recorded: it will be dead again. Repair the store (HX0401)");

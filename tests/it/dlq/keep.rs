@@ -36,10 +36,8 @@ async fn what_nobody_deals_with_expires_is_visible_and_is_deleted_at_last() {
     let age = time(&entry["time"]).duration_since(time(&expired["last_failure"]));
     assert!(age.as_millis() >= 2_000, "{age:?}");
     let counter = [("queue", "helixagent.dlq")];
-    assert_eq!(
-        host.metric("messaging_dlq_auto_expired_total", &counter).await,
-        1.0
-    );
+    host.wait_metric("messaging_dlq_auto_expired_total", &counter, 1.0)
+        .await;
     let (status, problem) = super::reprocess(&host, &id).await;
     assert_eq!((status, &problem["state"]), (409, &json!("expired")), "{problem}");
     assert_eq!(

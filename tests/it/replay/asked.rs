@@ -141,7 +141,10 @@ async fn a_stretch(place: Place) {
         .metric("messaging_replay_messages_total", &[("result", "sent")])
         .await;
     assert_eq!(sent, 60.0);
-    assert_eq!(host.series("messaging_replay_active", &[]).await, Some(0.0));
+    until("none is active any more", LIMIT, || async {
+        (host.series("messaging_replay_active", &[]).await == Some(0.0)).then_some(())
+    })
+    .await;
     // The live group saw none of it.
     assert_eq!(host.metric("messaging_outcomes_total", &done).await, 120.0);
     if let Some(before) = before {

@@ -91,7 +91,7 @@ async fn a_host_that_is_stopped_hands_its_replay_over_and_nothing_is_sent_twice(
     stage.fill(0, 4_000).await;
     let host = stage.host().await;
     let mut body = from_the_beginning(&stage.topic);
-    body["options"] = json!({ "batch_size": 50, "delay_between": "10ms" });
+    body["options"] = json!({ "batch_size": 50, "delay_between": "150ms" });
     let id = id_of(&start(&host, &body).await);
     reached(&host, &id, 500).await;
     let (status, log) = host.terminate().await;

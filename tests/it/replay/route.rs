@@ -305,7 +305,7 @@ async fn without_its_route_or_plugin_it_waits_and_goes_on_when_they_are_back() {
     fill(&host, 40, |_| json!({ "report": "handled" })).await;
     let body = into_route(
         "work",
-        json!({ "batch_size": 5, "delay_between": "150ms", "side_effects": true }),
+        json!({ "batch_size": 1, "delay_between": "150ms", "side_effects": true }),
     );
     let id = id_of(&start(&host, &body).await);
     let some = || async { (show(&host, &id).await["replayed_count"].as_u64() >= Some(5)).then_some(()) };

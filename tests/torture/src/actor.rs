@@ -11,6 +11,8 @@ use crate::history::History;
 
 /// How a panic of the host itself begins; what guests print is inside of JSON.
 const PANIC: &str = "thread '";
+/// What it says when its drain limit came before everything was finished.
+const LATE: &str = "not everything finished in time";
 
 pub struct Actor {
     pub name: String,
@@ -80,16 +82,16 @@ impl Actor {
         }
     }
 
-    /// SIGTERM; it has to leave in good order.
-    pub async fn drain(&mut self) {
-        if let Some(host) = self.host.take() {
-            let (status, log) = host.terminate().await;
-            if !status.success() {
-                self.history
-                    .wrong(format!("{} ended with {status} on SIGTERM", self.name));
-            }
-            self.panics(&log);
+    /// SIGTERM; it has to leave in good order. False: it was not finished when its drain limit was over.
+    pub async fn drain(&mut self) -> bool {
+        let Some(host) = self.host.take() else { return true };
+        let (status, log) = host.terminate().await;
+        if !status.success() {
+            self.history
+                .wrong(format!("{} ended with {status} on SIGTERM", self.name));
         }
+        self.panics(&log);
+        !log.contains(LATE)
     }
 
     fn look(&self, host: &Host) {

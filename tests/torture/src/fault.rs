@@ -7,6 +7,7 @@ use anyhow::Result;
 use helix_tests::brokers::control;
 use tokio::time::sleep;
 
+use crate::actor::Actor;
 use crate::arena::Arena;
 use crate::history::{Effect, History, What};
 use crate::message::Dice;
@@ -158,11 +159,11 @@ async fn act(fault: Fault, arena: &mut Arena, history: &History, dice: &mut Dice
         }
         Fault::DrainHost => {
             if let Some(actor) = arena.actors.get_mut(victim) {
-                actor.drain().await;
+                leave(actor, arena.name, history).await;
                 actor.start().await;
             }
         }
-        Fault::JoinLeave => join_leave(arena, hosts, dice).await,
+        Fault::JoinLeave => join_leave(arena, hosts, history, dice).await,
         Fault::KillRabbitmq => broker(&["kill", "restart"], "rabbitmq", 1, seconds(dice, 0, 2)).await?,
         Fault::KillKafka => {
             let node = node(arena, dice);
@@ -293,13 +294,13 @@ async fn control_postgres(verb: &'static str) -> Result<()> {
 }
 
 /// Hosts beyond those that always run join and leave in good order.
-async fn join_leave(arena: &mut Arena, hosts: usize, dice: &mut Dice) {
+async fn join_leave(arena: &mut Arena, hosts: usize, history: &History, dice: &mut Dice) {
     for _ in 0..dice.between(6, 12) {
         let extra = arena.actors.len().saturating_sub(hosts).max(1) as u64;
         let index = hosts + usize::try_from(dice.between(0, extra)).unwrap_or(0);
         if let Some(actor) = arena.actors.get_mut(index) {
             if actor.host().is_some() {
-                actor.drain().await;
+                leave(actor, arena.name, history).await;
             } else {
                 actor.start().await;
             }
@@ -307,9 +308,25 @@ async fn join_leave(arena: &mut Arena, hosts: usize, dice: &mut Dice) {
         sleep(Duration::from_millis(500)).await;
     }
     for actor in arena.actors.iter_mut().skip(hosts) {
-        actor.drain().await;
+        leave(actor, arena.name, history).await;
     }
 }
+
+/// A drain that its limit ended brings back what was not settled, as a kill does, and the host has said so. A fault of its
+/// own, so that a report shows how many there were.
+async fn leave(actor: &mut Actor, arena: &str, history: &History) {
+    if !actor.drain().await {
+        let (kind, arena) = (LATE_DRAIN.to_owned(), arena.to_owned());
+        history.add(What::Fault {
+            kind: kind.clone(),
+            arena: arena.clone(),
+            effect: Effect::Redelivers,
+        });
+        history.add(What::Mended { kind, arena });
+    }
+}
+
+const LATE_DRAIN: &str = "late-drain";
 
 /// One of Kafka's nodes. A single one takes no dice, so that a seed means the same as ever.
 fn node(arena: &Arena, dice: &mut Dice) -> u64 {

@@ -309,8 +309,9 @@ impl Core {
                 None => schema::open_reader(&core.file)?,
             };
             let result = read(&core, &db);
-            let result =
-                result.map_err(|e| schema::storage(&core.file, "reading failed", e, "check the disk"))?;
+            let result = result.map_err(|e| {
+                schema::storage(&core.file, "reading failed", schema::cause(&e), "check the disk")
+            })?;
             guard(&core.readers).push(db);
             Ok(result)
         };

@@ -47,10 +47,23 @@ pub fn storage(path: &Path, what: &str, why: impl std::fmt::Display, next: &str)
     ))
 }
 
+/// What SQLite says, with its extended code: "disk I/O error" alone has thirty causes, <https://sqlite.org/rescode.html>.
+pub fn cause(error: &rusqlite::Error) -> String {
+    match error.sqlite_error() {
+        Some(sqlite) => format!("{error} (SQLite code {})", sqlite.extended_code),
+        None => error.to_string(),
+    }
+}
+
 fn failed(path: &Path) -> impl Fn(rusqlite::Error) -> Error + '_ {
     move |error| {
         let next = "check the disk and the rights of the folder; a damaged file can be moved away, it is created anew";
-        storage(path, "the embedded broker cannot use its file", error, next)
+        storage(
+            path,
+            "the embedded broker cannot use its file",
+            cause(&error),
+            next,
+        )
     }
 }
 

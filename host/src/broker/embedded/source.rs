@@ -139,7 +139,14 @@ impl EmbeddedSource {
         let (settle, db) = (Arc::clone(&self.settle), Arc::clone(&self.db));
         self.pending = Some(tokio::task::spawn_blocking(move || {
             let read = claim(&core, &feed, &settle, &guard(&db), max);
-            read.map_err(|error| schema::storage(&core.file, "reading failed", error, "check the disk"))
+            read.map_err(|error| {
+                schema::storage(
+                    &core.file,
+                    "reading failed",
+                    schema::cause(&error),
+                    "check the disk",
+                )
+            })
         }));
     }
 }

@@ -11,7 +11,7 @@ use rusqlite::{Connection, ErrorCode};
 use super::batch::{self, Context};
 use super::inbox::{Control, Job, Taken};
 use super::queue::Queue;
-use super::{Core, housekeeping, topology};
+use super::{Core, housekeeping, schema, topology};
 use crate::broker::{Error, Health, PublishError};
 use crate::error::BROKER_STORAGE;
 use crate::model::UnixMs;
@@ -108,7 +108,10 @@ impl Writer {
             self.checkpoint()?;
         }
         let clean = core.inbox.is_empty() && !core.has_unsettled_runs();
-        housekeeping::finish(&self.db, clean).map_err(|e| e.to_string())?;
+        if !clean {
+            tracing::info!(broker = %core.name, "closed before all that ran was settled; it is delivered again, flagged as redelivered");
+        }
+        housekeeping::finish(&self.db, clean).map_err(|e| schema::cause(&e))?;
         if let Some(reply) = closing {
             let _ = reply.send(());
         }
@@ -164,7 +167,7 @@ impl Writer {
                     let _ = job.reply.send(Ok(confirms));
                 }
                 if due {
-                    self.next_due = batch::next_due(&self.db).map_err(|e| e.to_string())?;
+                    self.next_due = batch::next_due(&self.db).map_err(|e| schema::cause(&e))?;
                 }
                 Ok(true)
             }
@@ -218,7 +221,7 @@ impl Writer {
                 let why = format!("{} is locked by another program", self.core.file.display());
                 Fate::RolledBack(PublishError::Unavailable(why))
             }
-            _ => Fate::Broken(error.to_string()),
+            _ => Fate::Broken(schema::cause(error)),
         }
     }
 
