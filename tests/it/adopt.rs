@@ -1,6 +1,6 @@
 //! Dead letters of RabbitMQ and of other programs become letters of the host.
 
-mod queues;
+pub mod queues;
 
 use std::time::Duration;
 

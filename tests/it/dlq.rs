@@ -3,6 +3,7 @@
 mod auto;
 mod jobs;
 mod keep;
+mod lives;
 
 use std::process::Output;
 use std::time::Duration;
