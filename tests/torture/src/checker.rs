@@ -282,9 +282,11 @@ fn known<'a>(lives: &'a mut HashMap<Id, Life>, id: &str) -> Option<(Id, &'a mut 
 /// The store may be away for so long before hosts have to show that they go on without it.
 const NOTICED_MS: u64 = 3_000;
 
-/// While the store is away, and nothing else is wrong, messages that are simply done go on.
+/// While the store is away, and nothing else is wrong, messages that are simply done go on, if any are there that have not
+/// run: after a while those that failed are all that publishers may have under way.
 fn successes(events: &[Event], spans: &[Span], report: &mut Report) {
     let away = |span: &&Span| AWAY.contains(&span.kind.as_str());
+    let begun = begun(events);
     for span in spans
         .iter()
         .filter(away)
@@ -298,17 +300,34 @@ fn successes(events: &[Event], spans: &[Span], report: &mut Report) {
                 && matches!(&event.what, What::Ran { id, said: Said::Done, .. }
                     if Id::parse(id).is_some_and(|id| id.stream == Stream::StoreTasks))
         });
-        let published = events.iter().any(|event| {
-            matches!(&event.what, What::Sent { id, .. }
-                if Id::parse(id).is_some_and(|id| id.stream == Stream::StoreTasks))
-        });
-        if published && !else_wrong && !done {
+        let waits = begun
+            .values()
+            .any(|(sent, ran)| sent + NOTICED_MS / 3 <= span.to && ran.is_none_or(|ran| ran > span.to));
+        if waits && !else_wrong && !done {
             report.unexpected.push(format!(
                 "nothing was done from {} to {} ms, while only the store was away",
                 span.from, span.to
             ));
         }
     }
+}
+
+/// When each task of hosts that share a store was sent, and when it first ran.
+fn begun(events: &[Event]) -> HashMap<Id, (u64, Option<u64>)> {
+    let mut begun: HashMap<Id, (u64, Option<u64>)> = HashMap::new();
+    for event in events {
+        let (What::Sent { id, .. } | What::Ran { id, .. }) = &event.what else {
+            continue;
+        };
+        let Some(id) = Id::parse(id).filter(|id| id.stream == Stream::StoreTasks) else {
+            continue;
+        };
+        let (_, ran) = begun.entry(id).or_insert((event.t, None));
+        if matches!(event.what, What::Ran { .. }) {
+            ran.get_or_insert(event.t);
+        }
+    }
+    begun
 }
 
 fn settle(seed: u64, spans: &[Span], lives: &HashMap<Id, Life>, kept: &Letters, report: &mut Report) {

@@ -359,6 +359,18 @@ fn while_only_the_store_is_away_successes_go_on() {
     assert_eq!(late(Story::new()), 1);
     let other = Story::new().fault_in("store", 29_000, 29_500, Effect::Redelivers);
     assert_eq!(late(other), 0, "it may be because of the other fault");
+    // All there is has run, and failed.
+    let reject = find(Stream::StoreTasks, Fate::Reject, 0);
+    let failed = Story::new().sent(1, reject).ran(2, reject, 1, Said::Reject);
+    let kept = |story: Story| {
+        story
+            .report()
+            .unexpected
+            .iter()
+            .any(|what| what.starts_with("nothing was done"))
+    };
+    assert!(!kept(away(failed, 30_000, 35_000)));
+    assert!(kept(away(Story::new().sent(1, reject), 30_000, 35_000)));
     let in_time = Story::new().sent(1, done);
     let mut story = away(in_time, 30_000, 35_000).ran(33_000, done, 1, Said::Done);
     story.0.sort_by_key(|event| event.t);
