@@ -10,7 +10,8 @@ use super::{CONFIG, RSS_KIB, neighbours, peak_kib, start};
 #[tokio::test]
 async fn a_flood_of_log_lines_is_bounded_and_says_how_much_was_left_out() {
     let (setup, host) = start(
-        &CONFIG.replace("timeout = \"1s\"", "timeout = \"20s\""),
+        // A debug build takes 0.2 ms a line on a slow machine.
+        &CONFIG.replace("timeout = \"1s\"", "timeout = \"100s\""),
         &["probe", "batch-liar", "packed-liar"],
     )
     .await;
@@ -47,10 +48,10 @@ async fn a_flood_of_log_lines_is_bounded_and_says_how_much_was_left_out() {
         || async {
             host.send_task("work", "probe", json!({ "do": "log-flood", "count": 1 }))
                 .await;
-            host.log_lines()
-                .iter()
-                .any(|l| l["fields"]["dropped"].as_u64().is_some_and(|n| n > 1000))
-                .then_some(())
+            // Together: of a slow flood a line passes every twentieth of a second, and says what was left out since the last.
+            let lines = host.log_lines();
+            let dropped = lines.iter().filter_map(|l| l["fields"]["dropped"].as_u64());
+            (dropped.sum::<u64>() > 90_000).then_some(())
         },
     )
     .await;
