@@ -5,6 +5,7 @@ use std::time::Duration;
 use helix_tests::brokers::Postgres;
 use helix_tests::{Host, Setup, guests, unique, until, variable};
 use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::seen;
 
@@ -169,6 +170,36 @@ async fn a_host_waits_for_a_database_that_is_still_starting() {
         server.control("restart");
     };
     let (host, ()) = tokio::join!(starting, restart);
+    host.ready().await;
+    let (status, log) = host.terminate().await;
+    assert!(status.success(), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_starts_waits_for_rows_that_somebody_has_locked() {
+    let url = variable("HELIX_TEST_POSTGRES_URL");
+    let schema = own_schema();
+    let setup = setup(&url, "probe", &schema);
+    let host = setup.start().await;
+    host.ready().await;
+    host.terminate().await;
+    let mut other = PgConnection::connect(&url).await.unwrap();
+    let name = schema.split('"').nth(1).unwrap();
+    let lock = format!("BEGIN; LOCK TABLE {name}.redrive_jobs IN SHARE MODE");
+    sqlx::raw_sql(AssertSqlSafe(lock))
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let starting = setup.start();
+    let release = async {
+        until("it says what it waits for", Duration::from_secs(30), || async {
+            let log = std::fs::read_to_string(setup.path().join("helix.log")).unwrap_or_default();
+            (log.contains("waiting for the store") && log.contains("lock timeout")).then_some(())
+        })
+        .await;
+        other.close().await.unwrap();
+    };
+    let (host, ()) = tokio::join!(starting, release);
     host.ready().await;
     let (status, log) = host.terminate().await;
     assert!(status.success(), "{log}");

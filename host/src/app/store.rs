@@ -59,7 +59,10 @@ impl Store {
                     schema: settings.store.schema.clone(),
                     host: host_name(state_dir, ids)?.into(),
                 };
-                reach(&options, &clock).await.map(Self::postgres)
+                let open = || PostgresStore::open(&options, Arc::clone(&clock));
+                patiently(open, |error| matches!(error, Error::Away { .. }))
+                    .await
+                    .map(Self::postgres)
             }
         };
         let store = opened.map_err(|error| {
@@ -75,10 +78,7 @@ impl Store {
                 .exports
                 .export(export.tasks.is_some(), export.events.is_some());
         }
-        store
-            .reclaim()
-            .await
-            .map_err(|error| failed("take leases of the last run back", error))?;
+        store.take_back().await?;
         Ok(store)
     }
 
@@ -112,6 +112,19 @@ impl Store {
         }
     }
 
+    /// A database may go away in between, or another session may have the rows locked: a host that was killed in the middle of a
+    /// change, one whose transaction is slow. Nothing but the file's owner comes between a host and its file.
+    async fn take_back(&self) -> Result<(), StartError> {
+        let (passes, code) = match self.engine {
+            Engine::Sqlite(_) => (false, STORE_STORAGE),
+            Engine::Postgres(_) => (true, STORE_UNREACHABLE),
+        };
+        patiently(|| self.reclaim(), |_| passes)
+            .await
+            .map(drop)
+            .map_err(|error| failed("take leases of the last run back", format!("{error} ({code})")))
+    }
+
     async fn reclaim(&self) -> Result<u64, Error> {
         match &self.engine {
             Engine::Sqlite(store) => store.reclaim().await,
@@ -136,17 +149,18 @@ impl Store {
     }
 }
 
-async fn reach(options: &postgres::Options, clock: &Arc<dyn Clock>) -> Result<PostgresStore, Error> {
+/// Tries again while what is in the way may pass, for [`PATIENCE`].
+async fn patiently<T, F>(attempt: impl Fn() -> F, passes: impl Fn(&Error) -> bool) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
     let since = Instant::now();
     let mut said = false;
     loop {
-        let error = match PostgresStore::open(options, Arc::clone(clock)).await {
-            Err(error @ Error::Away { .. }) => error,
+        let error = match attempt().await {
+            Err(error) if passes(&error) && since.elapsed() < PATIENCE => error,
             decided => return decided,
         };
-        if since.elapsed() >= PATIENCE {
-            return Err(error);
-        }
         if !said {
             said = true;
             tracing::warn!(%error, patience_s = PATIENCE.as_secs(), "waiting for the store; nothing is pulled before it answers ({STORE_UNREACHABLE})");

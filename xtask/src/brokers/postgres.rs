@@ -150,6 +150,7 @@ fn configuration(cluster: &Cluster) -> String {
          synchronous_commit = on\n\
          full_page_writes = on\n\
          log_min_messages = warning\n\
+         log_lock_waits = on\n\
          timezone = 'UTC'\n",
         cluster.port
     )
