@@ -19,6 +19,8 @@ const PARTITIONS: i32 = 6;
 const MESSAGES: usize = 3_000;
 /// While messages fail, and again while they are sent again.
 const KILLS: usize = 4;
+/// What sending again takes at least, for the kills to fall into it on a machine of any speed.
+const SENDING_S: usize = 20;
 /// For each phase; grows with what is asked for.
 const LIMIT: Duration = Duration::from_secs(300);
 const JOBS: &str = "/v1/messaging/dlq/jobs";
@@ -175,7 +177,10 @@ async fn every_failed_message_is_one_letter_with_one_end_though_hosts_are_killed
     }
     let begun = Instant::now();
     for route in ["tasks", "events"] {
-        let asked = json!({ "action": "reprocess", "filter": { "route": route }, "actor": "night shift" });
+        let asked = json!({
+            "action": "reprocess", "filter": { "route": route }, "actor": "night shift",
+            "rate": messages / 2 / SENDING_S,
+        });
         let (status, job) = fleet.hosts[0].post(JOBS, &asked).await;
         assert!(matches!(status, 201 | 202), "{status}: {job}");
         let path = format!("{JOBS}/{}", job["id"].as_str().unwrap());

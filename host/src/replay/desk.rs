@@ -1,6 +1,7 @@
 //! Where replays are asked for, looked at and cancelled.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -13,6 +14,11 @@ use crate::model::{Clock, Ids, Replay, ReplayStatus, UnixMs};
 use crate::store::{self, Replays, Submitted};
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::printable;
+
+/// A broker of Kafka that goes or comes back calls the topics it has unknown for a moment: seen a second before it was killed.
+/// Believed when it is said for two seconds.
+const DOUBTS: u32 = 4;
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// What replays need, put together.
 pub struct Desk {
@@ -129,19 +135,30 @@ impl Desk {
     }
 
     async fn plan(&self, checked: &Checked) -> Result<Plan, Refused> {
-        if let Some(name) = &checked.broker {
-            let place = self.place(Some(name)).ok_or_else(|| {
+        let places = match &checked.broker {
+            None => &self.places[..],
+            Some(name) => std::slice::from_ref(self.place(Some(name)).ok_or_else(|| {
                 let known: Vec<&str> = self.places.iter().map(|place| &*place.broker).collect();
                 let reason = format!(
                     "no broker of that name can read a topic again; {} can",
                     known.join(", ")
                 );
                 fault("broker", reason)
-            })?;
-            return plan(place, &*self.routes, checked).await;
+            })?),
+        };
+        let mut doubts = DOUBTS;
+        loop {
+            match self.plan_at(places, checked).await {
+                Err(Refused::UnknownTopic(_)) if doubts > 0 => doubts -= 1,
+                decided => return decided,
+            }
+            tokio::time::sleep(AGAIN).await;
         }
+    }
+
+    async fn plan_at(&self, places: &[Place], checked: &Checked) -> Result<Plan, Refused> {
         let mut refused = Refused::NoScan;
-        for place in &self.places {
+        for place in places {
             match plan(place, &*self.routes, checked).await {
                 // It may be a stream of the broker of tasks.
                 Err(unknown @ Refused::UnknownTopic(_)) => refused = unknown,

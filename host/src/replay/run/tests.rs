@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::super::desk::Refused;
 use super::super::routes::{Order, Routes, Waits};
 use super::*;
 use crate::broker::{Bounds, Comparison, Destination, Publisher, Topology};
@@ -41,8 +42,17 @@ fn unknown(topic: &str) -> Error {
 
 #[async_trait]
 impl Scan for Topic {
-    async fn bounds(&self, _: &str) -> Result<Vec<Bounds>, Error> {
-        panic!("the plan has the bounds")
+    async fn bounds(&self, topic: &str) -> Result<Vec<Bounds>, Error> {
+        let there = Bounds {
+            partition: 0,
+            first: 0,
+            end: OFFSETS,
+        };
+        let fails = |left: usize| left.checked_sub(1);
+        let failed = self
+            .failures
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fails);
+        failed.map_or(Ok(vec![there]), |_| Err((self.with)(topic)))
     }
 
     async fn offset_at(&self, _: &str, _: u32, _: UnixMs) -> Result<u64, Error> {
@@ -530,4 +540,28 @@ async fn a_cancel_ends_a_batch_whose_handlers_take_their_time_and_counts_those_t
         (ReplayStatus::Cancelled, 19)
     );
     assert_eq!(*scene.routes.got.lock().unwrap(), (0..20).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_topic_is_unknown_when_its_broker_has_said_so_for_a_while() {
+    let request = |id: &str| super::super::request::Request {
+        id: Some(id.to_owned()),
+        topic: "t".to_owned(),
+        from_offsets: Some([(0, 0)].into()),
+        ..Default::default()
+    };
+    let all: fn() -> Answer = || Box::new(|_, _| Ok(()));
+    let never: fn() -> Handler = || Box::new(|_| panic!("a topic is the target"));
+    let scene = Scene::with((2, unknown), all(), None, never()).await;
+    let made = scene.desk.submit(request("a")).await.unwrap();
+    assert_eq!((made.total(), made.status), (OFFSETS, ReplayStatus::Pending));
+    let scene = Scene::with((usize::MAX, unknown), all(), None, never()).await;
+    let refused = scene.desk.submit(request("b")).await.unwrap_err();
+    assert!(
+        matches!(&refused, Refused::UnknownTopic(topic) if topic == "t"),
+        "{refused}"
+    );
+    let scene = Scene::with((1, unreachable), all(), None, never()).await;
+    let refused = scene.desk.submit(request("c")).await.unwrap_err();
+    assert!(matches!(refused, Refused::Broker(_)), "{refused}");
 }
